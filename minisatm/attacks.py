@@ -1,0 +1,168 @@
+"""Single-step attacks: x in [0, 1] in, adversarial x out, epsilon and alpha in pixels of that range.
+
+J is the cross-entropy on logits summed over the batch, so that each image's gradient is its own. Networks craft in eval
+mode unless craft_mode="train"; either way weights, gradients and running statistics come out as they went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import ops
+from .errors import InputError
+from .streams import random_signs
+from .tape import no_grad, only
+from .tensor import Tensor, grad
+
+Array = Any
+
+
+def input_gradient(network: Any, x: Array, y: Array, *, craft_mode: str = "eval") -> Array:
+    """The gradient of J(x, y) to x, (N, H, W, C); no gradient of a weight is computed."""
+    image = Tensor(x, requires_grad=True)
+    with _crafting(network, craft_mode), only(image):
+        logits, _ = network(image)
+        loss = ops.softmax_cross_entropy(logits, Tensor(y), reduction="sum")
+        (g,) = grad(loss, [image])
+    return g
+
+
+def least_likely(network: Any, x: Array, *, craft_mode: str = "eval") -> Array:
+    """y_LL = argmin_y p(y | x), (N,)."""
+    with _crafting(network, craft_mode), no_grad():
+        logits, _ = network(Tensor(x))
+    return logits.data.argmin(axis=1)
+
+
+class _crafting:
+    """The network in the mode asked for; afterwards each module's mode and every buffer are what they were."""
+
+    def __init__(self, network: Any, craft_mode: str) -> None:
+        if craft_mode not in ("eval", "train"):
+            raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
+        self.network, self.mode = network, network.mode(craft_mode == "train")
+
+    def __enter__(self) -> None:
+        self.kept = [(module, name, getattr(module, name)) for _, module in self.network.modules() for name in module.buffer_names]
+        self.mode.__enter__()
+
+    def __exit__(self, *problem: Any) -> None:
+        self.mode.__exit__(*problem)
+        for module, name, array in self.kept:
+            setattr(module, name, array)
+
+
+def fgsm(network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, craft_mode: str = "eval") -> Array:
+    """clip(x + epsilon * sign(grad J(x, y))): Eq. 1 of the paper; Goodfellow et al. 2015."""
+    _check(x, y, epsilon)
+    return _clip(x + epsilon * np.sign(input_gradient(network, x, y, craft_mode=craft_mode)))
+
+
+def step_ll(
+    network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, as_printed: bool = False, craft_mode: str = "eval"
+) -> Array:
+    """clip(x - epsilon * sign(grad J(x, y_LL))): a step towards the least likely class. Kurakin et al. 2017.
+
+    y is not used. Eq. 2 of the paper prints a plus, which steps away from the class that is least likely anyway;
+    as_printed=True does that.
+    """
+    _check(x, y, epsilon)
+    g = input_gradient(network, x, least_likely(network, x, craft_mode=craft_mode), craft_mode=craft_mode)
+    return _clip(x + (epsilon if as_printed else -epsilon) * np.sign(g))
+
+
+def r_fgsm(
+    network: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: float = 16 / 256,
+    alpha: float | None = None,
+    rng: np.random.Generator | None = None,
+    noise: Array | None = None,
+    craft_mode: str = "eval",
+) -> Array:
+    """Random step, then one signed gradient step: Eq. 3 of the paper, which calls it R+Step-LL; Tramer et al. 2018.
+
+    x' = clip(x + alpha * sign(N(0, I)));  clip(x' + (epsilon - alpha) * sign(grad J(x', y))). x (N, H, W, C) in [0, 1],
+    y (N,) class indices; alpha is epsilon / 2 unless given and must be below epsilon. The random step comes from rng, or
+    is the sign of `noise`. Returns x_adv with |x_adv - x| <= epsilon, inside [0, 1]. Raises InputError (a ValueError).
+    """
+    start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)
+    return _clip(start + (epsilon - alpha) * np.sign(input_gradient(network, start, y, craft_mode=craft_mode)))
+
+
+def r_step_ll(
+    network: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: float = 16 / 256,
+    alpha: float | None = None,
+    rng: np.random.Generator | None = None,
+    noise: Array | None = None,
+    craft_mode: str = "eval",
+) -> Array:
+    """r_fgsm's random step, then a step towards the class least likely for the clean x; y is not used.
+
+    What the name R+Step-LL promises: Eq. 3 with y_LL and a minus.
+    """
+    start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)
+    y_ll = least_likely(network, x, craft_mode=craft_mode)
+    return _clip(start - (epsilon - alpha) * np.sign(input_gradient(network, start, y_ll, craft_mode=craft_mode)))
+
+
+ATTACKS: dict[str, Callable[..., Array]] = {"fgsm": fgsm, "step_ll": step_ll, "r_fgsm": r_fgsm, "r_step_ll": r_step_ll}
+RANDOM = ("r_fgsm", "r_step_ll")  # these take alpha and rng
+
+
+def craft(
+    name: str, network: Any, x: Array, y: Array, *, epsilon: float, alpha: float | None, rng: Any, craft_mode: str = "eval"
+) -> Array:
+    """The attack of this name; alpha and rng go to those that draw a random step."""
+    if name not in ATTACKS:
+        raise InputError(f"unknown attack {name!r}: choose one of {', '.join(ATTACKS)}.")
+    start = dict(alpha=alpha, rng=rng) if name in RANDOM else {}
+    return ATTACKS[name](network, x, y, epsilon=epsilon, craft_mode=craft_mode, **start)
+
+
+def resolve_alpha(epsilon: float, alpha: float | None) -> float:
+    """The random step's size: epsilon / 2 unless given; InputError unless 0 <= alpha < epsilon."""
+    if not 0 <= epsilon <= 1:
+        raise InputError(f"epsilon {epsilon:g} is not in pixels of [0, 1]: write it like 16/256.")
+    if alpha is None:
+        return epsilon / 2
+    if not 0 <= alpha < epsilon and alpha != 0:
+        raise InputError(
+            f"alpha {alpha:g} must be below epsilon {epsilon:g}: the random step may not use up the whole budget; "
+            "leave alpha out for epsilon / 2."
+        )
+    return alpha
+
+
+def _random_start(x: Array, y: Array, epsilon: float, alpha: float | None, rng: Any, noise: Any) -> tuple[Array, float]:
+    alpha = resolve_alpha(epsilon, alpha)
+    _check(x, y, epsilon)
+    if noise is None:
+        if rng is None:
+            raise InputError("a random attack needs rng (a numpy Generator) or the noise itself.")
+        signs = random_signs(rng, x.shape, x.dtype)
+    else:
+        signs = np.sign(noise)
+    return _clip(x + alpha * signs), alpha
+
+
+def _clip(x: Array) -> Array:
+    return np.clip(x, 0, 1)
+
+
+def _check(x: Array, y: Array, epsilon: float) -> None:
+    if not 0 <= epsilon <= 1:
+        raise InputError(f"epsilon {epsilon:g} is not in pixels of [0, 1]: write it like 16/256.")
+    if x.ndim != 4 or len(x) != len(y):
+        raise InputError(f"an attack takes x (N, H, W, C) and y (N,), got {x.shape} and {np.shape(y)}.")
+    if len(x) and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
+        raise InputError("images must lie in [0, 1] without NaN before an attack: divide 8-bit pixels by 255.")

@@ -1,0 +1,127 @@
+"""Batches of images: an endless shuffled stream for training, one pass in order for evaluation."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+import numpy as np
+
+from ..errors import InputError
+from ..streams import stream
+from .pixels import fit
+
+AHEAD = 4  # batches prepared while one is in use
+THREADS = 2
+
+
+class Batches:
+    """Cuts `indices` of a Dataset into batches of images brought to (size, size), and labels.
+
+    x is float32 (N, size, size, channels) in [0, 1], y int64 (N,). Batch number i is a function of (seed, i) alone, so
+    a resumed run sees the same bits. `augment` mirrors (where the data allows it) and shifts by up to a twelfth of the
+    side, reflecting at the border. Decoded images are kept until they fill `cache_bytes`; the others are decoded again.
+    """
+
+    def __init__(self, dataset, indices, *, batch, size, seed=0, augment=False, cache_bytes=256 * 2**20):
+        if batch < 1 or size < 1:
+            raise InputError(f"batches of {batch} images of {size} pixels: give 1 or more of both")
+        self.dataset, self.indices = dataset, np.asarray(indices, np.int64)
+        self.batch, self.size, self.seed, self.augment = batch, size, seed, augment
+        self.cache_bytes, self.cached_bytes = cache_bytes, 0
+        self._cache, self._lock = {}, Lock()
+        self._epoch = (-1, self.indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+    @property
+    def steps_per_epoch(self):
+        """How many full batches the images make."""
+        return len(self.indices) // self.batch
+
+    def at(self, iteration):
+        """Training batch number `iteration` (from 0) of the endless stream of shuffled epochs: (x, y), always full.
+
+        Raises InputError when there are fewer images than one batch.
+        """
+        if self.steps_per_epoch == 0:
+            raise InputError(
+                f"{len(self.indices)} training images do not fill a batch of {self.batch}: use a smaller batch or more "
+                "images"
+            )
+        epoch, step = divmod(iteration, self.steps_per_epoch)
+        indices = self._shuffled(epoch)[step * self.batch : (step + 1) * self.batch]
+        pixels = self._pixels(indices)
+        if self.augment:
+            pixels = self._augmented(pixels, stream(self.seed, "augment", iteration))
+        return _scaled(pixels), self.dataset.labels[indices]
+
+    def stream(self, start, stop):
+        """Yield (iteration, x, y) for `at(start)` to `at(stop - 1)`, prepared a few batches ahead by threads.
+
+        What goes wrong in a thread is raised here, at its own iteration; leaving the loop early stops the threads.
+        """
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")
+        try:
+            ahead = deque(pool.submit(self.at, i) for i in range(start, min(start + AHEAD, stop)))
+            for iteration in range(start, stop):
+                x, y = ahead.popleft().result()
+                if iteration + AHEAD < stop:
+                    ahead.append(pool.submit(self.at, iteration + AHEAD))
+                yield iteration, x, y
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def in_order(self, limit=None):
+        """Yield (x, y) for every image once, in order and never augmented; the last batch may be short.
+
+        `limit` takes that many of the images instead, the same random choice every time (their first ones could all be
+        of one class).
+        """
+        indices = self.indices
+        if limit is not None and limit < len(indices):
+            indices = np.sort(stream(self.seed, "subset").choice(indices, limit, replace=False))
+        for start in range(0, len(indices), self.batch):
+            chosen = indices[start : start + self.batch]
+            yield _scaled(self._pixels(chosen)), self.dataset.labels[chosen]
+
+    def _shuffled(self, epoch):
+        known, order = self._epoch
+        if known != epoch:
+            order = stream(self.seed, "shuffle", epoch).permutation(self.indices)
+            self._epoch = (epoch, order)  # one assignment: threads see the pair or the pair before
+        return order
+
+    def _pixels(self, indices):
+        out = np.empty((len(indices), self.size, self.size, self.dataset.channels), np.uint8)
+        for row, index in zip(out, indices.tolist()):
+            row[:] = self._image(index)
+        return out
+
+    def _image(self, index):
+        image = self._cache.get(index)
+        if image is None:
+            near = self.dataset.read_near
+            image = fit(near(index, self.size) if near else self.dataset.read(index), self.size)
+            with self._lock:
+                if index not in self._cache and self.cached_bytes + image.nbytes <= self.cache_bytes:
+                    self._cache[index] = np.array(image)  # a copy: never a view that keeps a larger image alive
+                    self.cached_bytes += image.nbytes
+        return image
+
+    def _augmented(self, pixels, rng):
+        """Mirrored and shifted copies: a crop of the image padded by reflection, as a choice of rows and columns."""
+        n, size = len(pixels), self.size
+        reach, last = size // 12, size - 1
+        shifts = rng.integers(-reach, reach + 1, (n, 2, 1))
+        mirrored = rng.random(n) < 0.5 if self.dataset.mirror else np.zeros(n, bool)
+        picks = last - np.abs(last - np.abs(np.arange(size) + shifts))  # (n, 2, size): rows, columns
+        picks[mirrored, 1] = picks[mirrored, 1, ::-1]
+        out = np.empty_like(pixels)
+        for image, copy, (rows, columns) in zip(pixels, out, picks):
+            copy[:] = image[rows].take(columns, axis=1)
+        return out
+
+
+def _scaled(pixels):
+    return np.divide(pixels, np.float32(255))

@@ -1,0 +1,49 @@
+"""A folder of your own images: one directory per class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .dataset import Dataset
+from .pixels import read_image
+
+LAYOUT = "lay the images out as DIR/class/image.jpg, one directory per class"
+
+
+def load(directory):
+    """The images of `directory` as a colour Dataset; a class is a directory, their sorted names the classes' order.
+
+    Files whose name is no image format's that Pillow reads are left out and named in the notes. Raises InputError when
+    there are fewer than two classes or a class holds no image.
+    """
+    from PIL import Image
+
+    directory = Path(directory)
+    known = {suffix for suffix, format_ in Image.registered_extensions().items() if format_ in Image.OPEN}
+    classes = sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(classes) < 2:
+        raise InputError(f"{directory} holds {len(classes)} class directories and two are needed: {LAYOUT}")
+    paths, labels, others = [], [], []
+    for label, name in enumerate(classes):
+        files = sorted(path for path in (directory / name).rglob("*") if path.is_file() and path.name[0] != ".")
+        images = [path for path in files if path.suffix.lower() in known]
+        if not images:
+            raise InputError(f"{directory / name} holds no image that Pillow reads: add some or remove the directory")
+        others += [path for path in files if path.suffix.lower() not in known]
+        paths += images
+        labels += [label] * len(images)
+    counts = ", ".join(f"{name} {labels.count(label):,}" for label, name in enumerate(classes))
+    notes = [f"{len(paths):,} images of {len(classes)} classes: {counts}"]
+    if others:
+        listed = ", ".join(str(path.relative_to(directory)) for path in others[:3])
+        notes.append(f"left out, no images ({len(others):,}): {listed}" + ", ..." * (len(others) > 3))
+    return Dataset(
+        name="folder",
+        classes=tuple(classes),
+        labels=np.array(labels, np.int64),
+        read=lambda index: read_image(paths[index]),
+        channels=3,
+        notes=tuple(notes),
+        read_near=lambda index, size: read_image(paths[index], size),
+    )

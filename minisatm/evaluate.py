@@ -1,0 +1,131 @@
+"""Measuring networks: validation while training, and the table of attacks afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from . import metrics
+from .attacks import craft
+from .models.network import Network
+from .parallel import on_all
+from .satm import Learner, Losses, Rules, loss_terms
+from .streams import stream
+from .tape import no_grad
+from .tensor import Tensor
+
+Array = Any
+
+
+def predict(network: Network, x: Array) -> Array:
+    """The class of each image, in eval mode: (N, H, W, C) -> (N,)."""
+    with network.mode(False), no_grad():
+        return network(Tensor(x))[0].data.argmax(axis=1)
+
+
+def validate(
+    learners: Sequence[Learner], sources: Sequence[Learner | None], batches: Any, rules: Rules, *, limit: int
+) -> dict[str, Losses]:
+    """Each learner's loss terms and rates in eval mode, over the first `limit` images, on its source's examples."""
+    rules = replace(rules, r_adv=rules.r_adv or 1.0)
+    sums: dict[str, Losses] = {learner.name: {} for learner in learners}
+    seen = 0
+    for b, (x, y) in enumerate(batches.in_order(limit)):
+        distinct = list({s.name: s for s in sources if s is not None}.values())
+        x_adv = dict(zip((s.name for s in distinct), on_all(lambda s: _examples(s, x, y, rules, b), distinct)))  # noqa: B023
+
+        def terms(k: int) -> Losses:
+            source = sources[k]
+            with learners[k].network.mode(False), no_grad():
+                return loss_terms(learners[k], x, y, None if source is None else x_adv[source.name], rules)[1]  # noqa: B023
+
+        for learner, own in zip(learners, on_all(terms, range(len(learners)))):
+            for term, value in own.items():
+                sums[learner.name][term] = sums[learner.name].get(term, 0.0) + value * len(x)
+        seen += len(x)
+    return {name: {term: value / seen for term, value in own.items()} for name, own in sums.items()}
+
+
+def _examples(source: Learner, x: Array, y: Array, rules: Rules, batch: int) -> Array:
+    rng = stream(rules.seed, source.name, "validate", batch)
+    return craft(rules.attack, source.network, x, y, epsilon=rules.epsilon, alpha=rules.alpha, rng=rng)
+
+
+Case = tuple[str, str, str, str]  # (target's method, its name, condition, source); the source of clean images is ""
+
+
+def cases(methods: Iterable[str], names: Sequence[str], holdout: str | None) -> list[Case]:
+    """The rows of the main table: every network after every method, on clean images and under each attack.
+
+    A source is "method/name". Black-box from the partner: its old self (undefended) and its new one (after the method).
+    """
+    rows: list[Case] = []
+    for name in names:
+        partners = [p for p in names if p != name]
+        for method in methods:
+            rows += [(method, name, "clean", ""), (method, name, "white-box", f"{method}/{name}")]
+            rows += [(method, name, "partner old", f"undefended/{p}") for p in partners]
+            rows += [(method, name, "partner new", f"{method}/{p}") for p in partners if method != "undefended"]
+            rows += [(method, name, "hold-out", f"undefended/{holdout}")] if holdout else []
+    return rows
+
+
+def answers(
+    networks: dict[str, Network],
+    wanted: Sequence[Case],
+    batches: Any,
+    rules: Rules,
+    *,
+    limit: int | None = None,
+    predicted_labels: bool = False,
+    tick: Any = None,
+) -> tuple[Array, dict[Case, Array]]:
+    """The true classes (n,) and, for each case, the predicted ones (n,). networks: {"method/name": Network}.
+
+    Images are streamed: each batch is attacked once per source and shown to every target that a case names.
+    predicted_labels: craft from the source's own answers, so that the true label cannot leak into the image.
+    """
+    sources = sorted({source for *_, source in wanted if source})
+    targets = sorted({f"{method}/{name}" for method, name, *_ in wanted})
+    true, found = [], {case: [] for case in wanted}
+    for b, (x, y) in enumerate(batches.in_order(limit)):
+
+        def attack(source: str) -> Array:
+            labels = predict(networks[source], x) if predicted_labels else y  # noqa: B023
+            rng = stream(rules.seed, source, "test", b)  # noqa: B023
+            return craft(rules.attack, networks[source], x, labels, epsilon=rules.epsilon, alpha=rules.alpha, rng=rng)  # noqa: B023
+
+        images = {"": x, **dict(zip(sources, on_all(attack, sources)))}
+
+        def answer(target: str) -> dict[Case, Array]:
+            own = [case for case in wanted if f"{case[0]}/{case[1]}" == target]
+            given = predict(networks[target], np.concatenate([images[case[3]] for case in own]))  # noqa: B023
+            return dict(zip(own, np.split(given, len(own))))
+
+        for result in on_all(answer, targets):
+            for case, given in result.items():
+                found[case].append(given)
+        true.append(y)
+        if tick is not None:
+            tick(len(x))
+    return np.concatenate(true), {case: np.concatenate(given) for case, given in found.items()}
+
+
+def results(true: Array, found: dict[Case, Array], classes: int) -> list[dict[str, Any]]:
+    """One row per case with rate, one-off and their 95 % intervals, then the row of always answering one group."""
+    rows = [_row(*case, metrics.confusion_matrix(true, given, classes)) for case, given in found.items()]
+    group, _, _ = metrics.majority_rate(true, classes)
+    always = metrics.confusion_matrix(true, np.full_like(true, group), classes)
+    return [*rows, _row(f"always group {group + 1}", "", "clean", "", always)]
+
+
+def _row(method: str, network: str, condition: str, source: str, matrix: Array) -> dict[str, Any]:
+    n = int(matrix.sum())
+    rate, one_off = metrics.classification_rate(matrix), metrics.one_off(matrix)
+    low, high = metrics.interval(rate, n)
+    one_off_low, one_off_high = metrics.interval(one_off, n)
+    return dict(method=method, network=network, condition=condition, source=source, n=n, rate=rate, rate_low=low,
+                rate_high=high, one_off=one_off, one_off_low=one_off_low, one_off_high=one_off_high)  # fmt: skip

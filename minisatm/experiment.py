@@ -1,0 +1,312 @@
+"""One run from data to report: fine-tune, train each method from the same start, measure, and write it all down."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import attacks, backend, data, evaluate, metrics, models, optim, weights
+from .config import Settings
+from .defences import train_clean, train_ensemble
+from .domain import DomainClassifier
+from .errors import InputError
+from .models.network import Network
+from .parallel import workers
+from .progress import Progress, duration
+from .runs import Monitor, RunFolder
+from .satm import Learner, Rules, source, train
+from .streams import stream
+
+PLANS = {
+    "clean": ("clean",),
+    "ensemble": ("clean", "ensemble"),
+    "satm": ("clean", "satm"),
+    "compare": ("clean", "control", "ensemble", "satm"),
+}
+DOMAIN_WIDTH = 256  # our choice: the paper gives none
+FIGURE_1_EPSILONS = (64 / 256, 32 / 256, 16 / 256, 8 / 256)
+
+
+class Parts(NamedTuple):
+    """The batches of a run: augmented ones to train on, plain ones to validate and test on."""
+
+    train: data.Batches
+    validation: data.Batches
+    test: data.Batches
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+class Experiment:
+    """A run folder being filled. Networks go by name; methods[method][name] is a network after that method."""
+
+    def __init__(self, settings: Settings, dataset: data.Dataset) -> None:
+        backend.check(settings.backend)
+        self.settings, self.dataset = settings, dataset
+        split = dataset.split(fold=settings.fold, seed=settings.seed)
+        if len(split.train) < settings.batch:
+            raise InputError(f"{len(split.train)} training images do not fill one batch of {settings.batch}: use a smaller --batch.")
+        self.data = Parts(
+            *(
+                data.Batches(dataset, indices, batch=settings.batch * (1 if k == 0 else 2), size=settings.size,
+                             seed=settings.seed, augment=k == 0 and settings.augment)
+                for k, indices in enumerate(split)
+            )
+        )  # fmt: skip
+        self.kinds = settings.named_networks()
+        self.names = list(self.kinds)
+        self.holdout: str | None = None
+        if settings.holdout != "none":
+            self.holdout = settings.holdout if settings.holdout not in self.kinds else f"hold-out-{settings.holdout}"
+            self.kinds[self.holdout] = settings.holdout
+        self.methods: dict[str, dict[str, Network]] = {}
+        self.plan = [(phase, self._steps(phase)) for phase in PLANS[settings.method] if self._steps(phase)]
+
+    def _steps(self, phase: str) -> int:
+        return self.settings.clean_iterations if phase == "clean" else self.settings.iterations
+
+    def start_networks(self) -> dict[str, Network]:
+        """Networks at their random start, or at the weights the user named."""
+        s, networks = self.settings, {}
+        for k, (name, kind) in enumerate(self.kinds.items()):
+            path = s.weights[k] if k < len(s.weights) else None
+            variant = weights.variant_of(path, kind) if path else {}
+            if kind == "vgg16":
+                variant["dropout"] = s.dropout
+            # Unnamed twins (resnet50,resnet50) share a start, as in Section 5.5; named ones have their own.
+            key = kind if name.rpartition("-")[0] == kind else name
+            network = models.build(kind, classes=len(self.dataset.classes), width=s.width, size=s.size,
+                                   channels=self.dataset.channels, rng=stream(s.seed, key, "start"), **variant)  # fmt: skip
+            if path:
+                say(weights.load(network, path, replace_top=True))
+            networks[name] = network
+        self._warn_of_twins(networks)
+        return networks
+
+    def _warn_of_twins(self, networks: dict[str, Network]) -> None:
+        for i, a in enumerate(self.names):
+            for b in self.names[i + 1 :]:
+                one, other = networks[a].state(), networks[b].state()
+                if self.kinds[a] == self.kinds[b] and all(np.array_equal(one[n], other[n]) for n in one):
+                    say(f"warning: {a} and {b} have the same structure and the same start; the paper saw this diverge (5.5).")
+
+    def introduce(self, networks: dict[str, Network]) -> None:
+        """The screen before the first step."""
+        s = self.settings
+        for note in self.dataset.notes:
+            say(f"  {note}")
+        parts = ", ".join(f"{len(b):,} {name}" for name, b in zip(Parts._fields, self.data))
+        say(f"images    {self.dataset.name}: {parts}; {s.size}x{s.size}, {len(self.dataset.classes)} classes")
+        for name, network in networks.items():
+            role = " (hold-out)" if name == self.holdout else ""
+            say(f"network   {name}{role}: {network.count_parameters():,} parameters, width {s.width:g}")
+        say("plan      " + ", then ".join(f"{steps:,} {phase} steps" for phase, steps in self.plan) + f"; batch {s.batch}")
+        alpha = attacks.resolve_alpha(s.epsilon, s.alpha)
+        say(f"attack    {s.attack}, epsilon {256 * s.epsilon:g}/256, alpha {256 * alpha:g}/256")
+
+    def estimate(self, seconds: float) -> None:
+        say(f"estimate  about {duration(seconds)} of training on this machine, from the first steps")
+        if seconds > 86400:
+            say("warning: that is days; a thinner --width, a smaller --size or a GPU makes it hours.")
+
+    def train(self, run: RunFolder, progress: dict[str, Any] | None = None) -> None:
+        """Every phase of the plan that is not done yet; progress: where a resumed run stands."""
+        networks = self.start_networks()
+        self.introduce(networks)
+        display = Progress(self.plan, note=self.estimate)
+        phases = [phase for phase, _ in self.plan]
+        if phases[:1] != ["clean"]:
+            self.methods["undefended"] = networks
+        try:
+            for phase, steps in self.plan:
+                method = "undefended" if phase == "clean" else phase
+                if progress and phases.index(phase) < phases.index(progress["phase"]):
+                    self.methods[method] = self._read_networks(run, method)
+                    continue
+                here = progress if progress and progress["phase"] == phase else None
+                self.methods[method] = self._phase(run, phase, steps, networks, display, here)
+                for name, network in self.methods[method].items():
+                    network.save(str(run.network_file(method, name)))
+        finally:
+            display.close()
+
+    def _phase(
+        self, run: RunFolder, phase: str, steps: int, networks: dict[str, Network], display: Progress, here: Any
+    ) -> dict[str, Network]:
+        """One phase from its start (the random one, or the fine-tuned networks) to its end."""
+        clean = phase in ("clean", "control")
+        names = list(self.kinds) if phase == "clean" else self.names
+        start = networks if phase == "clean" else self.methods["undefended"]
+        learners = [self._learner(k, name, start[name], phase) for k, name in enumerate(names)]
+        static = [Learner(name, self.methods["undefended"][name], None, frozen=True) for name in self.names] if phase == "ensemble" else []
+        pair = learners[: len(self.names)]
+        sources: list[Learner | None] = [source(static or pair, k, 0) if len(pair) > 1 else None for k in range(len(pair))]
+        sources += [None] * (len(learners) - len(pair))
+        rules = self._rules(phase, steps)
+        monitor = Monitor(run, phase, learners, sources, rules, self.data, self.settings, iterations=steps,
+                          adversarial=not clean, progress=display)  # fmt: skip
+        if here:
+            monitor.resume(here)
+        with workers(len(learners)):
+            if clean:
+                train_clean(learners, rules, monitor)
+            elif phase == "ensemble":
+                others = [[s for j, s in enumerate(static) if j != k] for k in range(len(static))]
+                train_ensemble(learners, others, rules, monitor)
+            else:
+                train(learners, rules, monitor)
+        if monitor.stopped_early:
+            run.load_checkpoint("best.h5", learners)
+            say(f"{phase} stopped early: the validation loss had not fallen in {self.settings.patience} evaluations; "
+                "the best weights are kept")  # fmt: skip
+        return {learner.name: learner.network for learner in learners}
+
+    def _learner(self, k: int, name: str, start: Network, phase: str) -> Learner:
+        s, kind = self.settings, self.kinds[name]
+        network = start
+        if phase != "clean":
+            network = models.build(kind, rng=0, **{f: v for f, v in start.definition.items() if f != "name"})
+            network.set_state(start.state())
+        rate = s.rate(k if name != self.holdout else -1, kind)
+        make = partial(optim.build, s.optimizer, momentum=s.momentum, weight_decay=s.weight_decay)
+        learner = Learner(name, network, make(network.parameters(), rate))
+        if phase in ("ensemble", "satm") and s.domain == "reversal" and s.r_da:
+            learner.domain = DomainClassifier(network.feature_width, width=DOMAIN_WIDTH, rng=stream(s.seed, name, "domain"))
+            learner.domain_optimiser = make(learner.domain.parameters(), s.da_learning_rate or rate)
+        return learner
+
+    def _rules(self, phase: str, steps: int) -> Rules:
+        s = self.settings
+        return Rules(
+            epsilon=s.epsilon, alpha=s.alpha, r_adv=s.r_adv, r_da=s.r_da if s.domain != "none" else 0.0, attack=s.attack,
+            loss_norm=s.loss_norm, craft_mode=s.craft_mode, bn_batches=s.bn_batches, clip=s.clip, seed=s.seed,
+            schedule=partial(optim.schedule, s.schedule, iterations=steps, warmup=min(s.warmup, steps // 2)),
+        )  # fmt: skip
+
+    def _read_networks(self, run: RunFolder, method: str) -> dict[str, Network]:
+        names = list(self.kinds) if method == "undefended" else self.names
+        networks = {}
+        for name in names:
+            file = str(run.network_file(method, name))
+            networks[name] = models.build(self.kinds[name], classes=len(self.dataset.classes), width=self.settings.width,
+                                          size=self.settings.size, channels=self.dataset.channels, weights=file)  # fmt: skip
+        return networks
+
+    def measure(self, run: RunFolder) -> list[dict[str, Any]]:
+        """The main table on the test images: written to tables/, with confusion matrices; returns its rows."""
+        networks = {f"{method}/{name}": n for method, named in self.methods.items() for name, n in named.items()}
+        if self.settings.r_adv == 0 and "satm" in self.methods:
+            say("note: r_adv is 0, so satm saw no adversarial example in its loss")
+        wanted = evaluate.cases(self.methods, self.names, self.holdout)
+        look = partial(evaluate.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
+                       limit=self.settings.test_images or None)  # fmt: skip
+        with workers(len(self.names)):
+            true, found = look(wanted)
+            rows = evaluate.results(true, found, len(self.dataset.classes))
+            self._confusions(run, true, found)
+            self._leaking(rows, look)
+        run.table("results", rows)
+        return rows
+
+    def _confusions(self, run: RunFolder, true: Any, found: dict[Any, Any]) -> None:
+        for (method, name, condition, _), given in found.items():
+            if condition == "clean":
+                matrix = metrics.confusion_matrix(true, given, len(self.dataset.classes))
+                rows = [dict(zip(self.dataset.classes, row.tolist())) for row in matrix]
+                run.table(f"confusion_{method}_{name}", rows)
+
+    def _leaking(self, rows: list[dict[str, Any]], look: Any) -> None:
+        """Where an adversarial rate beats the clean one, the true label may have leaked: measure again without it."""
+        clean = {(r["method"], r["network"]): r["rate"] for r in rows if r["condition"] == "clean"}
+        keys = ("method", "network", "condition", "source")
+        suspects = [tuple(r[k] for k in keys) for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]]
+        if suspects:
+            true, found = look(suspects, predicted_labels=True)
+            rates = {tuple(r[k] for k in keys): r["rate"] for r in rows}
+            for case, given in found.items():
+                again = float((given == true).mean())
+                say(f"note: {case[0]} {case[1]}, {case[2]}: {rates[case]:.1%} beats the clean rate; crafted from predicted "
+                    f"labels, which cannot leak the true one, it is {again:.1%}")  # fmt: skip
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Fig. 1: test images that the undefended network gets right clean and wrong attacked, one per epsilon."""
+        name = self.names[-1]
+        network, rules, pairs = self.methods["undefended"][name], self._rules("figure", 1), []
+        x, y = next(iter(self.data.test.in_order(self.data.test.batch)))
+        before = evaluate.predict(network, x)
+        for epsilon in FIGURE_1_EPSILONS:
+            rng = stream(rules.seed, name, "figure 1", round(epsilon * 256))
+            x_adv = attacks.craft(rules.attack, network, x, y, epsilon=epsilon, alpha=None, rng=rng)
+            after = evaluate.predict(network, x_adv)
+            fooled = np.flatnonzero((before == y) & (after != y))
+            taken = {p["index"] for p in pairs}
+            choice = next((i for i in fooled if i not in taken), None)
+            if choice is not None:
+                pairs.append(dict(index=choice, clean=x[choice], adversarial=x_adv[choice], true=int(y[choice]),
+                                  predicted_clean=int(before[choice]), predicted_adversarial=int(after[choice]),
+                                  epsilon=epsilon, network=name))  # fmt: skip
+        return pairs
+
+    def report(self, run: RunFolder, rows: list[dict[str, Any]]) -> Path:
+        """Figures and report.html; prints the table."""
+        from .figures import figure_pairs
+        from .report import report, results_table
+
+        pairs = self.pairs()
+        if pairs:
+            figure_pairs(run.path / "figures" / "figure1.png", pairs, list(self.dataset.classes))
+        config = asdict(self.settings) | {"networks": self.names, "holdout": self.holdout or ""}
+        say()
+        say(results_table(rows, config))
+        return report(run.path)
+
+
+def prepare_data(settings: Settings) -> data.Dataset:
+    """The data set of the settings; the drawn faces are made first where they are not there yet."""
+    if settings.data == "faces" and not settings.data_dir:
+        from .data import faces
+
+        wanted = dict(images=settings.faces, size=settings.size, seed=settings.seed)
+        directory = Path("runs") / "data" / f"faces-{settings.faces}-{settings.size}px-seed{settings.seed}"
+        if not faces.matches(directory, **wanted):
+            say(f"drawing {settings.faces:,} faces into {directory}")
+            faces.write(directory, **wanted)
+    elif not settings.data_dir:
+        raise InputError(f"--data {settings.data} needs --data-dir, the directory that holds it.")
+    else:
+        directory = Path(settings.data_dir)
+    return data.load(settings.data, directory, labels=settings.labels)
+
+
+def run_new(settings: Settings, out: Path) -> Path:
+    """A run from its beginning, into a new folder; returns the path of its report."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} already exists: choose another --out, or go on with --resume {out}.")
+    backend.check(settings.backend)
+    experiment = Experiment(settings, prepare_data(settings))
+    run = RunFolder.create(out, settings, list(experiment.kinds))
+    experiment.train(run)
+    return _finish(experiment, run)
+
+
+def run_on(out: Path, settings: Settings) -> Path:
+    """A run that was interrupted, from its last checkpoint to its end."""
+    run = RunFolder.open(out)
+    progress = run.progress()
+    experiment = Experiment(settings, prepare_data(settings))
+    run.forget_after([phase for phase, _ in experiment.plan], progress["phase"], progress["iteration"])
+    experiment.train(run, progress)
+    return _finish(experiment, run)
+
+
+def _finish(experiment: Experiment, run: RunFolder) -> Path:
+    return experiment.report(run, experiment.measure(run))
+
+
+__all__ = ["Experiment", "Parts", "prepare_data", "run_new", "run_on"]

@@ -1,0 +1,98 @@
+"""Oracles: the same functions as plain loops over every output entry, written from the definition and slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .numpy_kernels import Pads, Pair, output_size
+
+Array = np.ndarray[Any, Any]
+
+
+def _inside(i: int, j: int, size: tuple[int, ...]) -> bool:
+    return 0 <= i < size[0] and 0 <= j < size[1]
+
+
+def _sizes(x: Array, kernel: Pair, stride: Pair, pads: Pads, ceil: bool = False) -> tuple[int, int]:
+    P, Q = (output_size(n, k, s, p, ceil) for n, k, s, p in zip(x.shape[1:3], kernel, stride, pads))
+    return P, Q
+
+
+def naive_conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads) -> Array:
+    kh, kw, C, F = w.shape
+    P, Q = _sizes(x, (kh, kw), stride, pads)
+    out = np.zeros((len(x), P, Q, F), x.dtype)
+    for n, p, q, f in np.ndindex(out.shape):
+        for i, j in np.ndindex(kh, kw):
+            row, column = p * stride[0] + i - pads[0][0], q * stride[1] + j - pads[1][0]
+            if _inside(row, column, x.shape[1:3]):
+                for c in range(C):
+                    out[n, p, q, f] += x[n, row, column, c] * w[i, j, c, f]
+        if b is not None:
+            out[n, p, q, f] += b[f]
+    return out
+
+
+def naive_max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> Array:
+    out = np.full((len(x), *_sizes(x, kernel, stride, pads, ceil), x.shape[3]), -np.inf, x.dtype)
+    for n, p, q, c in np.ndindex(out.shape):
+        for i, j in np.ndindex(*kernel):
+            row, column = p * stride[0] + i - pads[0][0], q * stride[1] + j - pads[1][0]
+            if _inside(row, column, x.shape[1:3]):
+                out[n, p, q, c] = max(out[n, p, q, c], x[n, row, column, c])
+    return out
+
+
+def naive_avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
+    out = np.zeros((len(x), *_sizes(x, kernel, stride, pads), x.shape[3]), x.dtype)
+    for n, p, q, c in np.ndindex(out.shape):
+        inside = 0
+        for i, j in np.ndindex(*kernel):
+            row, column = p * stride[0] + i - pads[0][0], q * stride[1] + j - pads[1][0]
+            if _inside(row, column, x.shape[1:3]):
+                out[n, p, q, c] += x[n, row, column, c]
+                inside += 1
+        out[n, p, q, c] /= kernel[0] * kernel[1] if count_padding else inside
+    return out
+
+
+def naive_linear(x: Array, w: Array, b: Array | None) -> Array:
+    out = np.zeros((len(x), w.shape[1]), x.dtype)
+    for n, f in np.ndindex(out.shape):
+        for c in range(x.shape[1]):
+            out[n, f] += x[n, c] * w[c, f]
+        if b is not None:
+            out[n, f] += b[f]
+    return out
+
+
+def naive_batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, eps: float) -> Array:
+    out = np.empty_like(x)
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        out[index] = gamma[c] * (x[index] - mean[c]) / np.sqrt(variance[c] + eps) + beta[c]
+    return out
+
+
+def naive_batch_statistics(x: Array) -> tuple[Array, Array]:
+    """Mean and (biased) variance per channel."""
+    flat = x.reshape(-1, x.shape[-1])
+    mean, variance = np.zeros(flat.shape[1], x.dtype), np.zeros(flat.shape[1], x.dtype)
+    for c in range(flat.shape[1]):
+        for value in flat[:, c]:
+            mean[c] += value / len(flat)
+        for value in flat[:, c]:
+            variance[c] += (value - mean[c]) ** 2 / len(flat)
+    return mean, variance
+
+
+def naive_softmax_cross_entropy(logits: Array, labels: Array) -> Array:
+    loss = np.zeros(len(logits), logits.dtype)
+    for n in range(len(logits)):
+        top = max(logits[n])
+        log_sum = top + np.log(sum(np.exp(z - top) for z in logits[n]))
+        for c in range(logits.shape[1]):
+            loss[n] += labels[n, c] * (log_sum - logits[n, c])
+    return loss

@@ -1,0 +1,77 @@
+"""What all networks share: the call that gives logits and features, and their files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InputError
+from ..layers import Module, Normalize
+from ..tensor import Tensor
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def input_layer(channels: int, mean: Any = None, std: Any = None, bgr: bool = False) -> Normalize:
+    """Normalisation by ImageNet's mean and std (their averages for grey images), unless the definition says otherwise."""
+    if mean is None:
+        mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
+    if std is None:
+        std = IMAGENET_STD if channels == 3 else (sum(IMAGENET_STD) / 3,)
+    return Normalize(tuple(mean), tuple(std), bgr=bgr)
+
+
+def scaled(channels: int, width: float) -> int:
+    """A channel count times the width, at least 1."""
+    return max(1, round(channels * width))
+
+
+class Network(Module):
+    """logits, features = network(x), x (N, size, size, channels) in [0, 1].
+
+    logits (N, classes); features (N, feature_width), the last hidden layer: what the domain classifier sees.
+    `definition` rebuilds the graph (without its weights): build(**definition).
+    """
+
+    definition: dict[str, Any]
+    feature_width: int
+    top: str  # the name of the layer that gives the logits
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        size, channels = self.definition["size"], self.definition["channels"]
+        if x.ndim != 4 or x.shape[1:] != (size, size, channels):
+            raise InputError(
+                f"{self.definition['name']} was built for images of {size}x{size}x{channels}, got an array of shape "
+                f"{x.shape}; build it with size={x.shape[1] if x.ndim == 4 else '...'} or resize the images."
+            )
+        features = self.features(x)
+        return self.logits(features), features
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer: (N, size, size, channels) -> (N, feature_width)."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, feature_width) -> (N, classes)."""
+        raise NotImplementedError
+
+    def count_parameters(self) -> int:
+        return sum(t.data.size for t in self.parameters().values())
+
+    def to(self, backend_name: str) -> Network:
+        """Move weights and buffers to "numpy" or "cupy"; an InputError says why where CuPy cannot be used."""
+        from .. import backend
+
+        backend.check(backend_name)
+        return self
+
+    def save(self, path: str) -> None:
+        """Write weights, buffers and definition to an .h5 file."""
+        from ..weights import save
+
+        save(self, path)
+
+    def load(self, path: str, strict: bool = True) -> str:
+        """Read weights and buffers from an .h5 file; returns the report. See weights.load."""
+        from ..weights import load
+
+        return load(self, path, strict=strict)

@@ -1,0 +1,159 @@
+"""Residual networks from one definition: ResNet50, ResNet101 (He et al. 2016) and the CIFAR ResNet20 of the same paper."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..errors import InputError
+from ..layers import BatchNorm, Conv2D, Linear, Module
+from ..ops.conv import Padding
+from ..tensor import Tensor
+from .network import Network, input_layer, scaled
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class ResNetDefinition:
+    """What differs between residual networks, and between the sources of their weights.
+
+    blocks: residual blocks per stage. bottleneck: 1x1-3x3-1x1 blocks (channels times 4) or two 3x3. stride_in: which
+    convolution of a bottleneck halves the image, "3x3" (PyTorch) or "1x1" (the paper, Keras, Caffe). conv_bias: Keras's
+    convolutions have one. eps, momentum, unbiased: batch norm's (PyTorch 1e-5, 0.1, True; Keras 1.001e-5, 0.01, False).
+    stem: "imagenet" (7x7 stride 2 and a 3x3 max pool of stride 2) or "cifar" (3x3). pool_padding, pool_ceil: of the
+    stem's pool (PyTorch 1; Caffe 0 and ceil; keras-vggface "valid"). shortcut: where shapes change, a 1x1
+    "projection", or every second pixel with channels "zero-padded" on both sides. mean, std, bgr: the input's.
+    """
+
+    blocks: tuple[int, ...]
+    first_width: int = 64
+    bottleneck: bool = True
+    stride_in: str = "3x3"
+    conv_bias: bool = False
+    eps: float = 1e-5
+    momentum: float = 0.1
+    unbiased: bool = True
+    stem: str = "imagenet"
+    pool_padding: Padding = 1
+    pool_ceil: bool = False
+    shortcut: str = "projection"
+    zero_gamma: bool = True
+    mean: Any = None
+    std: Any = None
+    bgr: bool = False
+
+
+RESNETS = {
+    "resnet50": ResNetDefinition(blocks=(3, 4, 6, 3)),
+    "resnet101": ResNetDefinition(blocks=(3, 4, 23, 3)),
+    "resnet20": ResNetDefinition(
+        blocks=(3, 3, 3), first_width=16, bottleneck=False, stem="cifar", shortcut="zero-padded"
+    ),
+}
+
+
+class ConvNorm(Module):
+    """Convolution, then batch norm."""
+
+    def __init__(
+        self, channels: int, filters: int, kernel: int, d: ResNetDefinition, rng: Rng, stride: int = 1, gamma: float = 1.0
+    ) -> None:
+        self.conv = Conv2D(
+            channels, filters, kernel, stride=stride, padding=kernel // 2, bias=d.conv_bias, rng=rng
+        )
+        self.bn = BatchNorm(filters, eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=gamma)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+class Block(Module):
+    """relu(f(x) + shortcut(x)), f a bottleneck (1x1, 3x3, 1x1) or two 3x3 convolutions, each with batch norm.
+
+    The last batch norm of f starts with gamma zero (if zero_gamma), so that the block starts as its shortcut.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int, d: ResNetDefinition, rng: Rng) -> None:
+        self.filters = 4 * width if d.bottleneck else width
+        last = 0.0 if d.zero_gamma else 1.0
+        if d.bottleneck:
+            first, second = (stride, 1) if d.stride_in == "1x1" else (1, stride)
+            self.conv1 = ConvNorm(channels, width, 1, d, rng, stride=first)
+            self.conv2 = ConvNorm(width, width, 3, d, rng, stride=second)
+            self.conv3 = ConvNorm(width, self.filters, 1, d, rng, gamma=last)
+        else:
+            self.conv1 = ConvNorm(channels, width, 3, d, rng, stride=stride)
+            self.conv2 = ConvNorm(width, width, 3, d, rng, gamma=last)
+        self.convs = len([c for c in vars(self) if c.startswith("conv")])
+        self.stride, self.channels = stride, channels
+        changes = stride != 1 or channels != self.filters
+        if changes and d.shortcut == "projection":
+            self.project = ConvNorm(channels, self.filters, 1, d, rng, stride=stride)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        y = self.conv2(ops.relu(y))
+        if self.convs == 3:
+            y = self.conv3(ops.relu(y))
+        return ops.relu(y + self.shortcut(x))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if hasattr(self, "project"):
+            return self.project(x)
+        if self.stride != 1:
+            x = x[:, :: self.stride, :: self.stride]
+        missing = self.filters - self.channels
+        if missing:
+            x = ops.pad(x, widths=((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+        return x
+
+
+class ResNet(Network):
+    """A residual network with features from the global average pool.
+
+    name: one of RESNETS; keyword arguments beyond the shape change fields of its ResNetDefinition. He initialisation,
+    the last layer ~ N(0, 0.01^2).
+    """
+
+    top = "fc"
+
+    def __init__(
+        self, name: str, *, classes: int, width: float, size: int, channels: int, rng: Rng, **variant: Any
+    ) -> None:
+        try:
+            d = replace(RESNETS[name], **variant)
+        except TypeError:
+            known = ", ".join(asdict(RESNETS[name]))
+            raise InputError(f"unknown field in {sorted(variant)} for {name}: a ResNet's definition has {known}.") from None
+        changed = {k: v for k, v in asdict(d).items() if v != getattr(RESNETS[name], k)}
+        self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
+        self.d = d
+        self.normalize = input_layer(channels, d.mean, d.std, d.bgr)
+        first = scaled(d.first_width, width)
+        self.stem = ConvNorm(channels, first, 7 if d.stem == "imagenet" else 3, d, rng, stride=2 if d.stem == "imagenet" else 1)
+        channels = first
+        for stage, count in enumerate(d.blocks, 1):
+            blocks = []
+            for i in range(count):
+                stride = 2 if i == 0 and stage > 1 else 1
+                blocks.append(Block(channels, scaled(d.first_width * 2 ** (stage - 1), width), stride, d, rng))
+                channels = blocks[-1].filters
+            setattr(self, f"stage{stage}", blocks)
+        self.feature_width = channels
+        self.fc = Linear(channels, classes, rng=rng, std=0.01)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = ops.relu(self.stem(self.normalize(x)))
+        if self.d.stem == "imagenet":
+            x = ops.max_pool(x, kernel=3, stride=2, padding=self.d.pool_padding, ceil=self.d.pool_ceil)
+        for stage in range(1, len(self.d.blocks) + 1):
+            for block in getattr(self, f"stage{stage}"):
+                x = block(x)
+        return ops.global_avg_pool(x)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.fc(features)

@@ -1,0 +1,32 @@
+"""The ops: functions of tensors, each with its forward value and its vjps side by side."""
+
+from .basic import (
+    add,
+    concat,
+    div,
+    exp,
+    log,
+    matmul,
+    mean,
+    mul,
+    neg,
+    pad,
+    relu,
+    reshape,
+    slice,
+    sqrt,
+    sub,
+    sum,
+    tanh,
+    transpose,
+)
+from .conv import avg_pool, conv2d, global_avg_pool, linear, max_pool
+from .domain import reverse_gradient
+from .loss import binary_cross_entropy, softmax_cross_entropy
+from .norm import batch_norm_eval, batch_norm_train, dropout
+
+__all__ = [
+    "add", "avg_pool", "batch_norm_eval", "batch_norm_train", "binary_cross_entropy", "concat", "conv2d", "div",
+    "dropout", "exp", "global_avg_pool", "linear", "log", "matmul", "max_pool", "mean", "mul", "neg", "pad", "relu",
+    "reshape", "reverse_gradient", "slice", "softmax_cross_entropy", "sqrt", "sub", "sum", "tanh", "transpose",
+]  # fmt: skip

@@ -1,0 +1,170 @@
+"""Elementwise arithmetic, sums, shapes and matrix products: forward and vjp of each, side by side."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import numpy as np
+
+from ..backend import array_module
+from ..tensor import op
+
+Array = Any
+
+
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """Sum g over the axes along which an array of this shape was broadcast: the adjoint of broadcasting."""
+    if g.shape == shape:
+        return g
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
+    return g.sum(axis=stretched, keepdims=True) if stretched else g
+
+
+@op
+def add(a, b):
+    shape_a, shape_b = np.shape(a), np.shape(b)
+    return a + b, (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(g, shape_b))
+
+
+@op
+def sub(a, b):
+    shape_a, shape_b = np.shape(a), np.shape(b)
+    return a - b, (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(-g, shape_b))
+
+
+@op
+def mul(a, b):
+    shape_a, shape_b = np.shape(a), np.shape(b)
+    return a * b, (lambda g: unbroadcast(g * b, shape_a), lambda g: unbroadcast(g * a, shape_b))
+
+
+@op
+def div(a, b):
+    shape_a, shape_b = np.shape(a), np.shape(b)
+    out = a / b
+    return out, (lambda g: unbroadcast(g / b, shape_a), lambda g: unbroadcast(-g * out / b, shape_b))
+
+
+@op
+def neg(x):
+    return -x, (lambda g: -g,)
+
+
+@op
+def exp(x):
+    out = np.exp(x)
+    return out, (lambda g: g * out,)
+
+
+@op
+def log(x):
+    return np.log(x), (lambda g: g / x,)
+
+
+@op
+def sqrt(x):
+    out = np.sqrt(x)
+    return out, (lambda g: g / (2 * out),)
+
+
+@op
+def tanh(x):
+    out = np.tanh(x)
+    return out, (lambda g: g * (1 - out * out),)
+
+
+@op
+def relu(x):
+    on = x > 0
+    return x * on, (lambda g: g * on,)
+
+
+@op
+def sum(x, *, axis=None, keepdims=False):
+    """Sum over an axis, a tuple of axes, or everything (None)."""
+    shape = x.shape
+    return x.sum(axis=axis, keepdims=keepdims), (lambda g: _spread(g, shape, axis, keepdims),)
+
+
+@op
+def mean(x, *, axis=None, keepdims=False):
+    """Mean over an axis, a tuple of axes, or everything (None)."""
+    shape = x.shape
+    out = x.mean(axis=axis, keepdims=keepdims)
+    count = x.size // max(out.size, 1)
+    return out, (lambda g: _spread(g / count, shape, axis, keepdims),)
+
+
+def _spread(g: Array, shape: tuple[int, ...], axis: Any, keepdims: bool) -> Array:
+    """Give every summed element the gradient of its sum: the adjoint of a sum."""
+    xp = array_module(g)
+    if axis is not None and not keepdims:
+        g = xp.expand_dims(g, axis)
+    return xp.broadcast_to(g, shape)
+
+
+@op
+def reshape(x, *, shape):
+    before = x.shape
+    return x.reshape(shape), (lambda g: g.reshape(before),)
+
+
+@op
+def transpose(x, *, axes=None):
+    """Permute the axes; None reverses them."""
+    back = None if axes is None else tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
+    return x.transpose(axes), (lambda g: g.transpose(back),)
+
+
+@op
+def slice(x, *, key):
+    """x[key], for anything NumPy indexes with; a pixel picked twice gets both gradients."""
+    shape, xp = x.shape, array_module(x)
+    parts = key if isinstance(key, tuple) else (key,)
+    once = all(p is None or p is Ellipsis or isinstance(p, int | builtins.slice) for p in parts)
+
+    def vjp(g):
+        gx = xp.zeros(shape, g.dtype)
+        if once:
+            gx[key] = g
+        else:
+            xp.add.at(gx, key, g)
+        return gx
+
+    return x[key], (vjp,)
+
+
+@op
+def pad(x, *, widths):
+    """Pad with zeros; widths is ((before, after), ...), one pair per axis."""
+    inside = tuple(builtins.slice(before, before + n) for (before, _), n in zip(widths, x.shape, strict=True))
+    return array_module(x).pad(x, widths), (lambda g: g[inside],)
+
+
+@op
+def concat(*arrays, axis=0):
+    """Join along an axis; the gradient is cut at the same places."""
+    axis = axis % arrays[0].ndim
+    ends = np.cumsum([a.shape[axis] for a in arrays])
+
+    def part(end: int, size: int) -> Any:
+        key = (builtins.slice(None),) * axis + (builtins.slice(end - size, end),)
+        return lambda g: g[key]
+
+    vjps = tuple(part(int(end), a.shape[axis]) for end, a in zip(ends, arrays, strict=True))
+    return array_module(arrays[0]).concatenate(arrays, axis=axis), vjps
+
+
+@op
+def matmul(a, b):
+    """Matrix product over the last two axes, leading axes broadcast: (..., M, K) @ (..., K, N) -> (..., M, N)."""
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul takes matrices (2 or more axes), got shapes {a.shape} and {b.shape}; reshape first.")
+    shape_a, shape_b = a.shape, b.shape
+    # (..., M, N) @ (..., N, K) -> (..., M, K);  (..., K, M) @ (..., M, N) -> (..., K, N)
+    return a @ b, (
+        lambda g: unbroadcast(g @ b.swapaxes(-1, -2), shape_a),
+        lambda g: unbroadcast(a.swapaxes(-1, -2) @ g, shape_b),
+    )

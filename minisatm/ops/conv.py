@@ -1,0 +1,105 @@
+"""Convolution, pooling and dense layers as ops, channels last: images (N, H, W, C), weights (kh, kw, C, F)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import kernels
+from ..tensor import op
+
+Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
+Pair = tuple[int, int]
+
+
+def pair(value: int | Pair) -> Pair:
+    """3 -> (3, 3); (3, 1) stays."""
+    return (value, value) if isinstance(value, int | np.integer) else (value[0], value[1])
+
+
+def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> tuple[Pair, Pair]:
+    """Padding as ((top, bottom), (left, right)).
+
+    "valid": none; an integer: that many on every side; "same": ceil(size / stride) outputs, an odd pixel below and right.
+    """
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding == "same":
+        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride)]
+        return (total[0] // 2, total[0] - total[0] // 2), (total[1] // 2, total[1] - total[1] // 2)
+    if isinstance(padding, int | np.integer):
+        sides = (padding, padding), (padding, padding)
+    elif isinstance(padding, str):
+        raise ValueError(f'padding {padding!r}: use "same", "valid", an integer, or ((top, bottom), (left, right)).')
+    else:
+        sides = pair(padding[0]), pair(padding[1])
+    if min(*sides[0], *sides[1]) < 0:
+        raise ValueError(f"padding {padding}: it may not be negative.")
+    return sides
+
+
+@op
+def conv2d(x, w, b=None, *, stride=1, padding="same"):
+    """Cross-correlation of x (N, H, W, C) with w (kh, kw, C, F), plus b (F,): -> (N, P, Q, F)."""
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
+        raise ValueError(f"conv2d takes x (N, H, W, C) and w (kh, kw, C, F) with the same C, got {x.shape} and {w.shape}.")
+    size, kernel, stride, k = x.shape[1:3], w.shape[:2], pair(stride), kernels(x)
+    pads = resolve_padding(padding, size, kernel, stride)
+    return k.conv2d(x, w, b, stride=stride, pads=pads), (
+        lambda g: k.conv2d_gx(g, w, size=size, stride=stride, pads=pads),
+        lambda g: k.conv2d_gw(x, g, kernel=kernel, stride=stride, pads=pads),
+        k.channel_sums,
+    )
+
+
+@op
+def linear(x, w, b=None):
+    """x (N, D) @ w (D, F) + b (F,): -> (N, F)."""
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0]:
+        raise ValueError(f"linear takes x (N, D) and w (D, F) with the same D, got {x.shape} and {w.shape}.")
+    out = x @ w
+    if b is not None:
+        out += b
+    # (N, F) @ (F, D) -> (N, D);  (D, N) @ (N, F) -> (D, F)
+    return out, (lambda g: g @ w.T, lambda g: x.T @ g, (lambda g: g.sum(axis=0)) if b is not None else None)
+
+
+@op
+def max_pool(x, *, kernel=2, stride=None, padding="valid", ceil=False):
+    """The largest pixel of each window; ties go to the first. `ceil`: the last window may hang over the edge."""
+    size, kernel, stride, pads, k = _pool_settings(x, kernel, stride, padding)
+    out, place = k.max_pool(x, kernel=kernel, stride=stride, pads=pads, ceil=ceil)
+    return out, (lambda g: k.max_pool_gx(g, place, size=size, kernel=kernel, stride=stride, pads=pads),)
+
+
+@op
+def avg_pool(x, *, kernel=2, stride=None, padding="valid", count_padding=True):
+    """The mean of each window; `count_padding`: pixels outside the image count as zeros (else they do not count)."""
+    size, kernel, stride, pads, k = _pool_settings(x, kernel, stride, padding)
+    settings = dict(kernel=kernel, stride=stride, pads=pads, count_padding=count_padding)
+    return k.avg_pool(x, **settings), (lambda g: k.avg_pool_gx(g, size=size, **settings),)
+
+
+def _pool_settings(x: Any, kernel: int | Pair, stride: int | Pair | None, padding: Padding) -> tuple[Any, ...]:
+    if x.ndim != 4:
+        raise ValueError(f"pooling takes x (N, H, W, C), got {x.shape}.")
+    kernel = pair(kernel)
+    stride = kernel if stride is None else pair(stride)
+    pads = resolve_padding(padding, x.shape[1:3], kernel, stride)
+    if any(p >= k for side, k in zip(pads, kernel) for p in side):
+        raise ValueError(f"padding {pads} is as wide as the window {kernel}: some windows would hold no pixel.")
+    return x.shape[1:3], kernel, stride, pads, kernels(x)
+
+
+@op
+def global_avg_pool(x):
+    """The mean over all pixels: (N, H, W, C) -> (N, C)."""
+    N, H, W, C = x.shape
+
+    def vjp(g):
+        gx = np.empty_like(g, shape=(N, H, W, C))
+        gx[...] = g.reshape(N, 1, 1, C) / (H * W)
+        return gx
+
+    return x.mean(axis=(1, 2)), (vjp,)

@@ -1,0 +1,76 @@
+"""Softmax cross-entropy and binary cross-entropy, both on logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import array_module, kernels
+from ..errors import InputError
+from ..tensor import op
+
+REDUCTIONS = ("none", "sum", "mean")
+
+
+def _reduce(loss: Any, gradient: Any, reduction: str) -> tuple[Any, Any]:
+    """The reduced loss and its vjp to the logits, from per-sample losses and d(loss_n)/d(logits_n) of the same rows."""
+    n, per_row = len(loss), (len(loss),) + (1,) * (gradient.ndim - 1)
+    if reduction == "none":
+        return loss, lambda g: gradient * g.reshape(per_row)
+    if reduction == "sum":
+        return loss.sum(), lambda g: gradient * g
+    return loss.mean(), lambda g: gradient * (g / n)
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}.")
+
+
+@op
+def softmax_cross_entropy(logits, labels, *, reduction="mean"):
+    """-log softmax(logits)[label], or -sum_c labels_c log softmax(logits)_c: logits (N, C), labels (N,) or (N, C).
+
+    labels are class indices, or soft labels whose rows sum to one; they have no gradient. reduction none gives (N,), sum
+    and mean a scalar. The gradient to the logits is softmax(logits) - labels.
+    """
+    _check_reduction(reduction)
+    targets = one_hot(labels, logits) if labels.ndim == 1 else labels.astype(logits.dtype, copy=False)
+    if logits.ndim != 2 or targets.shape != logits.shape:
+        raise ValueError(f"logits (N, C) and labels (N,) or (N, C) do not fit: {logits.shape} and {labels.shape}.")
+    loss, probabilities = kernels(logits).softmax_cross_entropy(logits, targets)
+    out, vjp = _reduce(loss, probabilities * targets.sum(axis=1, keepdims=True) - targets, reduction)
+    return out, (vjp, None)
+
+
+def one_hot(labels: Any, logits: Any) -> Any:
+    """(N,) class indices -> (N, C) rows with a one, in the dtype of the logits; a label outside 0..C-1 is an error."""
+    N, C = logits.shape
+    if labels.dtype.kind not in "iu" or labels.shape != (N,):
+        raise InputError(f"class labels must be {N} integers, got {labels.dtype} {labels.shape}.")
+    if N and not 0 <= int(labels.min()) <= int(labels.max()) < C:
+        raise InputError(
+            f"label {int(labels.max() if labels.max() >= C else labels.min())} is out of range: the network has {C} "
+            f"classes, so labels must lie in 0..{C - 1}."
+        )
+    rows = array_module(logits).zeros((N, C), logits.dtype)
+    rows[np.arange(N), labels] = 1
+    return rows
+
+
+@op
+def binary_cross_entropy(logits, targets, *, reduction="mean"):
+    """-t log s(z) - (1 - t) log(1 - s(z)), s the logistic function: logits and targets (N,), targets in [0, 1].
+
+    Written max(z, 0) - z t + log(1 + exp(-|z|)), which neither overflows nor loses the small losses.
+    """
+    _check_reduction(reduction)
+    if logits.shape != targets.shape or logits.ndim != 1:
+        raise ValueError(f"logits and targets must both be (N,), got {logits.shape} and {targets.shape}.")
+    targets = targets.astype(logits.dtype, copy=False)
+    small = np.exp(-np.abs(logits))
+    loss = np.maximum(logits, 0) - logits * targets + np.log1p(small)
+    logistic = np.where(logits >= 0, 1, small) / (1 + small)
+    out, vjp = _reduce(loss, logistic - targets, reduction)
+    return out, (vjp, None)

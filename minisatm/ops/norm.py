@@ -1,0 +1,53 @@
+"""Batch norm as two ops (the batch's own statistics, or given ones), and dropout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backend import array_module, kernels
+from ..tensor import op
+
+
+@op
+def batch_norm_train(x, gamma, beta, *, eps):
+    """gamma * (x - mean) / sqrt(variance + eps) + beta with the batch's own mean and variance per channel.
+
+    x (..., C), gamma and beta (C,). Also hands out (mean, biased variance), for the layer's running statistics.
+    Ioffe and Szegedy 2015, Algorithm 1.
+    """
+    k = kernels(x)
+    out, centred, inverse, mean, variance = k.batch_norm_train(x, gamma, beta, eps=eps)
+
+    def vjp(g, wanted):
+        g_sum, gx_sum = k.channel_sums(g), k.channel_sums(g, centred)
+        gx = k.batch_norm_train_gx(g, centred, inverse, gamma, g_sum, gx_sum) if wanted[0] else None
+        return gx, gx_sum * inverse, g_sum
+
+    return out, vjp, (mean, variance)
+
+
+@op
+def batch_norm_eval(x, gamma, beta, mean, var, *, eps):
+    """gamma * (x - mean) / sqrt(var + eps) + beta with given statistics, which are constants: x (..., C), the rest (C,)."""
+    k = kernels(x)
+    inverse = 1 / np.sqrt(var + eps)
+    scale = gamma * inverse
+    out = k.scale_shift(x, scale, beta - mean * scale)
+    return out, (
+        lambda g: k.per_channel(np.multiply, g, scale),
+        lambda g: (k.channel_sums(g, x) - mean * k.channel_sums(g)) * inverse,
+        lambda g: k.channel_sums(g),
+        None,
+        None,
+    )
+
+
+@op
+def dropout(x, *, rate, rng=None, mask=None):
+    """Drop each entry with probability `rate` and divide the rest by 1 - rate; the draw comes from rng, or is `mask`."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout rate {rate}: it must lie in [0, 1).")
+    if mask is None:
+        mask = array_module(x).asarray(rng.random(x.shape, dtype=np.float32) >= rate)
+    scale = 1 / (1 - rate)
+    return x * mask * scale, (lambda g: g * mask * scale,)
