@@ -46,7 +46,11 @@ class _crafting:
         self.network, self.mode = network, network.mode(craft_mode == "train")
 
     def __enter__(self) -> None:
-        self.kept = [(module, name, getattr(module, name)) for _, module in self.network.modules() for name in module.buffer_names]
+        self.kept = [
+            (module, name, getattr(module, name))
+            for _, module in self.network.modules()
+            for name in module.buffer_names
+        ]
         self.mode.__enter__()
 
     def __exit__(self, *problem: Any) -> None:
@@ -87,9 +91,10 @@ def r_fgsm(
 ) -> Array:
     """Random step, then one signed gradient step: Eq. 3 of the paper, which calls it R+Step-LL; Tramer et al. 2018.
 
-    x' = clip(x + alpha * sign(N(0, I)));  clip(x' + (epsilon - alpha) * sign(grad J(x', y))). x (N, H, W, C) in [0, 1],
-    y (N,) class indices; alpha is epsilon / 2 unless given and must be below epsilon. The random step comes from rng, or
-    is the sign of `noise`. Returns x_adv with |x_adv - x| <= epsilon, inside [0, 1]. Raises InputError (a ValueError).
+    x' = clip(x + alpha * sign(N(0, I)));  clip(x' + (epsilon - alpha) * sign(grad J(x', y))).
+    x (N, H, W, C) in [0, 1], y (N,) class indices; alpha is epsilon / 2 unless given and must be below epsilon. The
+    random step comes from rng, or is the sign of `noise`. Returns x_adv with |x_adv - x| <= epsilon, inside [0, 1].
+    Raises InputError (a ValueError).
     """
     start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)
     return _clip(start + (epsilon - alpha) * np.sign(input_gradient(network, start, y, craft_mode=craft_mode)))
@@ -120,7 +125,15 @@ RANDOM = ("r_fgsm", "r_step_ll")  # these take alpha and rng
 
 
 def craft(
-    name: str, network: Any, x: Array, y: Array, *, epsilon: float, alpha: float | None, rng: Any, craft_mode: str = "eval"
+    name: str,
+    network: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: float,
+    alpha: float | None,
+    rng: Any,
+    craft_mode: str = "eval",
 ) -> Array:
     """The attack of this name; alpha and rng go to those that draw a random step."""
     if name not in ATTACKS:

@@ -28,7 +28,9 @@ def kernels(array: Any) -> ModuleType:
 def cupy_problem() -> str | None:
     """Why CuPy cannot be used here, in one sentence with what to do; None when it can."""
     if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed: run pip install -e '.[cupy]' on a machine with an NVIDIA GPU, or use --backend numpy."
+        return (
+            "CuPy is not installed: run pip install -e '.[cupy]' where there is an NVIDIA GPU, or use --backend numpy."
+        )
     try:
         cupy = importlib.import_module("cupy")
         devices = cupy.cuda.runtime.getDeviceCount()

@@ -75,14 +75,30 @@ class Settings:
             _choice("network", kind, models.NAMES)
         count = len(self.networks)
         if self.method != "clean" and count < 2:
-            raise InputError(f"{self.method} trains networks on one another's examples and needs two or more, got {count}.")
+            raise InputError(
+                f"{self.method} trains networks on one another's examples and needs two or more, got {count}."
+            )
         if len(self.weights) not in (0, count):
-            raise InputError(f"--weights names {len(self.weights)} files for {count} networks: name one each, with commas.")
+            raise InputError(
+                f"--weights names {len(self.weights)} files for {count} networks: name one each, with commas."
+            )
         if len(self.learning_rate) not in (0, 1, count):
-            raise InputError(f"--learning-rate has {len(self.learning_rate)} values for {count} networks: give one, or one each.")
+            raise InputError(
+                f"--learning-rate has {len(self.learning_rate)} values for {count} networks: give one, or one each."
+            )
         for name in ("width", "size", "batch", "evaluate_images"):
             _at_least(name, getattr(self, name), 1e-6)
-        for name in ("clean_iterations", "iterations", "warmup", "patience", "evaluate_every", "r_adv", "r_da", "momentum", "seed"):
+        for name in (
+            "clean_iterations",
+            "iterations",
+            "warmup",
+            "patience",
+            "evaluate_every",
+            "r_adv",
+            "r_da",
+            "momentum",
+            "seed",
+        ):
             _at_least(name, getattr(self, name), 0)
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout {self.dropout:g} must lie in [0, 1).")
@@ -95,7 +111,9 @@ class Settings:
             name, _, kind = entry.rpartition("=")
             name = name or kind
             if name in named and "=" in entry:
-                raise InputError(f"two networks are called {name!r}: give each a name of its own, like a=resnet50,b=resnet50.")
+                raise InputError(
+                    f"two networks are called {name!r}: give each a name of its own, like a=resnet50,b=resnet50."
+                )
             while name in named:
                 name = f"{kind}-{len([k for k in named.values() if k == kind]) + 1}"
             named[name] = kind
@@ -123,12 +141,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 
+# Digits are easy: more steps on smaller images reach 98 % and more in the same time. Epsilon is Tramer's.
+MNIST = dict(size=32, epsilon=0.3, clean_iterations=1200, iterations=400)
+
 
 def from_preset(name: str, changes: dict[str, Any]) -> Settings:
     """A preset with some fields changed, checked."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}.")
-    return Settings(**{"preset": name, **PRESETS[name], **changes}).check()
+    for_data = MNIST if name == "toy" and changes.get("data") == "mnist" else {}
+    return Settings(**{"preset": name, **PRESETS[name], **for_data, **changes}).check()
 
 
 def read(path: Path) -> dict[str, Any]:

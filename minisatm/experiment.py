@@ -51,7 +51,9 @@ class Experiment:
         self.settings, self.dataset = settings, dataset
         split = dataset.split(fold=settings.fold, seed=settings.seed)
         if len(split.train) < settings.batch:
-            raise InputError(f"{len(split.train)} training images do not fill one batch of {settings.batch}: use a smaller --batch.")
+            raise InputError(
+                f"{len(split.train)} training images do not fill one batch of {settings.batch}: use a smaller --batch."
+            )
         self.data = Parts(
             *(
                 data.Batches(dataset, indices, batch=settings.batch * (1 if k == 0 else 2), size=settings.size,
@@ -71,6 +73,11 @@ class Experiment:
     def _steps(self, phase: str) -> int:
         return self.settings.clean_iterations if phase == "clean" else self.settings.iterations
 
+    def _shape(self) -> dict[str, Any]:
+        """What every network of the run has in common, for models.build."""
+        s, d = self.settings, self.dataset
+        return dict(classes=len(d.classes), width=s.width, size=s.size, channels=d.channels)
+
     def start_networks(self) -> dict[str, Network]:
         """Networks at their random start, or at the weights the user named."""
         s, networks = self.settings, {}
@@ -81,8 +88,7 @@ class Experiment:
                 variant["dropout"] = s.dropout
             # Unnamed twins (resnet50,resnet50) share a start, as in Section 5.5; named ones have their own.
             key = kind if name.rpartition("-")[0] == kind else name
-            network = models.build(kind, classes=len(self.dataset.classes), width=s.width, size=s.size,
-                                   channels=self.dataset.channels, rng=stream(s.seed, key, "start"), **variant)  # fmt: skip
+            network = models.build(kind, rng=stream(s.seed, key, "start"), **self._shape(), **variant)
             if path:
                 say(weights.load(network, path, replace_top=True))
             networks[name] = network
@@ -94,7 +100,7 @@ class Experiment:
             for b in self.names[i + 1 :]:
                 one, other = networks[a].state(), networks[b].state()
                 if self.kinds[a] == self.kinds[b] and all(np.array_equal(one[n], other[n]) for n in one):
-                    say(f"warning: {a} and {b} have the same structure and the same start; the paper saw this diverge (5.5).")
+                    say(f"warning: {a} and {b} have the same structure and start; the paper saw this diverge (5.5).")
 
     def introduce(self, networks: dict[str, Network]) -> None:
         """The screen before the first step."""
@@ -106,7 +112,11 @@ class Experiment:
         for name, network in networks.items():
             role = " (hold-out)" if name == self.holdout else ""
             say(f"network   {name}{role}: {network.count_parameters():,} parameters, width {s.width:g}")
-        say("plan      " + ", then ".join(f"{steps:,} {phase} steps" for phase, steps in self.plan) + f"; batch {s.batch}")
+        say(
+            "plan      "
+            + ", then ".join(f"{steps:,} {phase} steps" for phase, steps in self.plan)
+            + f"; batch {s.batch}"
+        )
         alpha = attacks.resolve_alpha(s.epsilon, s.alpha)
         say(f"attack    {s.attack}, epsilon {256 * s.epsilon:g}/256, alpha {256 * alpha:g}/256")
 
@@ -144,9 +154,15 @@ class Experiment:
         names = list(self.kinds) if phase == "clean" else self.names
         start = networks if phase == "clean" else self.methods["undefended"]
         learners = [self._learner(k, name, start[name], phase) for k, name in enumerate(names)]
-        static = [Learner(name, self.methods["undefended"][name], None, frozen=True) for name in self.names] if phase == "ensemble" else []
+        static = (
+            [Learner(name, self.methods["undefended"][name], None, frozen=True) for name in self.names]
+            if phase == "ensemble"
+            else []
+        )
         pair = learners[: len(self.names)]
-        sources: list[Learner | None] = [source(static or pair, k, 0) if len(pair) > 1 else None for k in range(len(pair))]
+        sources: list[Learner | None] = [
+            source(static or pair, k, 0) if len(pair) > 1 else None for k in range(len(pair))
+        ]
         sources += [None] * (len(learners) - len(pair))
         rules = self._rules(phase, steps)
         monitor = Monitor(run, phase, learners, sources, rules, self.data, self.settings, iterations=steps,
@@ -177,26 +193,25 @@ class Experiment:
         make = partial(optim.build, s.optimizer, momentum=s.momentum, weight_decay=s.weight_decay)
         learner = Learner(name, network, make(network.parameters(), rate))
         if phase in ("ensemble", "satm") and s.domain == "reversal" and s.r_da:
-            learner.domain = DomainClassifier(network.feature_width, width=DOMAIN_WIDTH, rng=stream(s.seed, name, "domain"))
+            learner.domain = DomainClassifier(
+                network.feature_width, width=DOMAIN_WIDTH, rng=stream(s.seed, name, "domain")
+            )
             learner.domain_optimiser = make(learner.domain.parameters(), s.da_learning_rate or rate)
         return learner
 
     def _rules(self, phase: str, steps: int) -> Rules:
         s = self.settings
         return Rules(
-            epsilon=s.epsilon, alpha=s.alpha, r_adv=s.r_adv, r_da=s.r_da if s.domain != "none" else 0.0, attack=s.attack,
+            epsilon=s.epsilon, alpha=s.alpha, attack=s.attack,
+            r_adv=s.r_adv, r_da=s.r_da if s.domain != "none" else 0.0,
             loss_norm=s.loss_norm, craft_mode=s.craft_mode, bn_batches=s.bn_batches, clip=s.clip, seed=s.seed,
             schedule=partial(optim.schedule, s.schedule, iterations=steps, warmup=min(s.warmup, steps // 2)),
         )  # fmt: skip
 
     def _read_networks(self, run: RunFolder, method: str) -> dict[str, Network]:
         names = list(self.kinds) if method == "undefended" else self.names
-        networks = {}
-        for name in names:
-            file = str(run.network_file(method, name))
-            networks[name] = models.build(self.kinds[name], classes=len(self.dataset.classes), width=self.settings.width,
-                                          size=self.settings.size, channels=self.dataset.channels, weights=file)  # fmt: skip
-        return networks
+        files = {name: str(run.network_file(method, name)) for name in names}
+        return {name: models.build(self.kinds[name], weights=file, **self._shape()) for name, file in files.items()}
 
     def measure(self, run: RunFolder) -> list[dict[str, Any]]:
         """The main table on the test images: written to tables/, with confusion matrices; returns its rows."""
@@ -225,14 +240,18 @@ class Experiment:
         """Where an adversarial rate beats the clean one, the true label may have leaked: measure again without it."""
         clean = {(r["method"], r["network"]): r["rate"] for r in rows if r["condition"] == "clean"}
         keys = ("method", "network", "condition", "source")
-        suspects = [tuple(r[k] for k in keys) for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]]
+        suspects = [
+            tuple(r[k] for k in keys) for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]
+        ]
         if suspects:
             true, found = look(suspects, predicted_labels=True)
             rates = {tuple(r[k] for k in keys): r["rate"] for r in rows}
             for case, given in found.items():
                 again = float((given == true).mean())
-                say(f"note: {case[0]} {case[1]}, {case[2]}: {rates[case]:.1%} beats the clean rate; crafted from predicted "
-                    f"labels, which cannot leak the true one, it is {again:.1%}")  # fmt: skip
+                say(
+                    f"note: {case[0]} {case[1]}, {case[2]}: {rates[case]:.1%} beats the clean rate; crafted from "
+                    f"predicted labels, which cannot leak the true one, it is {again:.1%}"
+                )
 
     def pairs(self) -> list[dict[str, Any]]:
         """Fig. 1: test images that the undefended network gets right clean and wrong attacked, one per epsilon."""

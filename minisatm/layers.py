@@ -65,7 +65,7 @@ class Module:
         return {**{name: t.data for name, t in self.parameters().items()}, **self.buffers()}
 
     def set_state(self, state: dict[str, Array]) -> None:
-        """Copy in what state() gave; names and shapes must fit exactly (weights.load reports readably what does not)."""
+        """Copy in what state() gave; names and shapes must fit exactly (weights.load says readably what does not)."""
         for path, module in self.modules():
             prefix = f"{path}." if path else ""
             for name, value in vars(module).items():
@@ -134,7 +134,7 @@ def _constant(value: float, size: int) -> Tensor:
 
 
 class Conv2D(Module):
-    """Convolution with weight (kh, kw, C_in, C_out) and, if asked, bias (C_out,): (N, H, W, C_in) -> (N, P, Q, C_out)."""
+    """Convolution, weight (kh, kw, C_in, C_out) and, if asked, bias (C_out,): (N, H, W, C_in) -> (N, P, Q, C_out)."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class BatchNorm(Module):
 
 
 class Dropout(Module):
-    """Dropout in train mode, nothing in eval mode. Its draws come from `rng`, which whoever trains sets for each step."""
+    """Dropout in train mode, nothing in eval mode. Draws come from `rng`, which whoever trains sets for each step."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate

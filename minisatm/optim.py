@@ -24,7 +24,7 @@ class Optimiser:
 
     def __init__(self, parameters: dict[str, Tensor], learning_rate: float, *, weight_decay: float = 0.0) -> None:
         self.parameters, self.learning_rate, self.weight_decay = parameters, learning_rate, weight_decay
-        self.slots = {name: {s: 0 * t.data for s in self.slot_names} for name, t in parameters.items()}
+        self.slots = {name: dict.fromkeys(self.slot_names, 0 * t.data) for name, t in parameters.items()}
         self.steps = 0
 
     def step(self, factor: float = 1.0, clip: float | None = None) -> float:
@@ -63,7 +63,9 @@ class SGD(Optimiser):
 
     slot_names = ("velocity",)
 
-    def __init__(self, parameters: dict[str, Tensor], learning_rate: float, *, momentum: float = 0.9, **rest: Any) -> None:
+    def __init__(
+        self, parameters: dict[str, Tensor], learning_rate: float, *, momentum: float = 0.9, **rest: Any
+    ) -> None:
         super().__init__(parameters, learning_rate, **rest)
         self.momentum = momentum
 
@@ -102,11 +104,17 @@ class Adam(Optimiser):
 OPTIMISERS = {"sgd": SGD, "adam": Adam}
 
 
-def build(name: str, parameters: dict[str, Tensor], learning_rate: float, *, momentum: float = 0.9, **rest: Any) -> Optimiser:
+def build(
+    name: str, parameters: dict[str, Tensor], learning_rate: float, *, momentum: float = 0.9, **rest: Any
+) -> Optimiser:
     """An optimiser by name, "sgd" (with momentum) or "adam"."""
     if name not in OPTIMISERS:
         raise InputError(f"unknown optimiser {name!r}: choose {' or '.join(OPTIMISERS)}.")
-    return SGD(parameters, learning_rate, momentum=momentum, **rest) if name == "sgd" else Adam(parameters, learning_rate, **rest)
+    return (
+        SGD(parameters, learning_rate, momentum=momentum, **rest)
+        if name == "sgd"
+        else Adam(parameters, learning_rate, **rest)
+    )
 
 
 def gradient_norm(parameters: dict[str, Tensor]) -> float:
@@ -116,7 +124,7 @@ def gradient_norm(parameters: dict[str, Tensor]) -> float:
 
 
 def schedule(kind: str, iteration: int, iterations: int, warmup: int = 0) -> float:
-    """The factor on the learning rate at an iteration (from 0): a linear warm-up, then "constant" or half a "cosine" to 0."""
+    """The factor on the learning rate at an iteration (from 0): linear warm-up, then "constant" or half a "cosine"."""
     if iteration < warmup:
         return (iteration + 1) / warmup
     if kind == "constant":

@@ -43,7 +43,9 @@ class RunFolder:
         run = cls(path)
         columns = ["phase", "iteration", "seconds", "learning_rate"]
         run._write("log.csv", [[*columns, *(f"{name}.{t}" for name in names for t in LOSS_TERMS)]])
-        run._write("epochs.csv", [["phase", "iteration", "epoch", *(f"{name}.{t}" for name in names for t in EPOCH_TERMS)]])
+        run._write(
+            "epochs.csv", [["phase", "iteration", "epoch", *(f"{name}.{t}" for name in names for t in EPOCH_TERMS)]]
+        )
         return run
 
     @classmethod
@@ -59,7 +61,7 @@ class RunFolder:
         self._write(file, [[_text(row.get(column)) for column in header]], "a")
 
     def forget_after(self, phases: Sequence[str], phase: str, iteration: int) -> None:
-        """Drop the rows that a resumed run will write again: those of this phase from `iteration` on, and of later phases."""
+        """Drop the rows that a resumed run will write again: this phase's from `iteration` on, and later phases'."""
         for file in ("log.csv", "epochs.csv"):
             with open(self.path / file, newline="") as f:
                 header, *rows = csv.reader(f)
@@ -182,7 +184,10 @@ class Monitor:
         loss = 0.0
         for part, batches in (("train", self.data.train), ("validation", self.data.validation)):
             for learner, terms in validate(self.learners, self.sources, batches, self.rules, limit=limit).items():
-                row |= {f"{learner}.{part}_clean": terms["rate"], f"{learner}.{part}_adversarial": terms.get("adversarial_rate")}
+                row |= {
+                    f"{learner}.{part}_clean": terms["rate"],
+                    f"{learner}.{part}_adversarial": terms.get("adversarial_rate"),
+                }
                 if part == "validation":
                     own = terms["loss" if self.adversarial else "clean"]
                     row[f"{learner}.validation_loss"] = own
@@ -211,13 +216,13 @@ class Monitor:
         kept = self.run.path / "last.h5"
         step = self.run.progress()["iteration"] if kept.exists() else 0
         return InputError(
-            f"{what} at step {iteration} of {self.phase}: stopped. {kept} holds the last good weights (step {step}); try a "
-            "smaller --learning-rate or a --clip."
+            f"{what} at step {iteration} of {self.phase}: stopped. {kept} holds the last good weights (step {step}); "
+            "try a smaller --learning-rate or a --clip."
         )
 
 
 class _held_interrupt:
-    """Ctrl-C sets a flag, so that no step is cut in two; a second one acts at once. Only the main thread has signals."""
+    """Ctrl-C sets a flag, so that no step is cut in two; a second one acts at once (signals reach the main thread)."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor

@@ -42,10 +42,11 @@ class Learner:
 class Rules:
     """What line 3 of Algorithm 1 initialises, and the choices that the paper leaves open.
 
-    epsilon and alpha in pixels of [0, 1] (alpha None: epsilon / 2). r_adv and r_da weigh lines 8 and 9. loss_norm: "sum"
-    (the paper) or "half" (Tramer: the mean of the clean and the adversarial loss). craft_mode: batch norm while crafting.
-    bn_batches: clean and adversarial images go through a network as one batch ("joint") or one after the other
-    ("separate"). clip: largest gradient norm, None for no limit. schedule: the factor on the learning rate, by iteration.
+    epsilon and alpha in pixels of [0, 1] (alpha None: epsilon / 2). r_adv and r_da weigh lines 8 and 9. loss_norm:
+    "sum" (the paper) or "half" (Tramer: the mean of the clean and the adversarial loss). craft_mode: batch norm while
+    crafting. bn_batches: clean and adversarial images go through a network as one batch ("joint") or one after the
+    other ("separate"). clip: largest gradient norm, None for no limit. schedule: the factor on the learning rate, by
+    iteration.
     """
 
     epsilon: float = 16 / 256

@@ -1,4 +1,4 @@
-"""Random numbers: one generator for each (seed, name, purpose, iteration), so that nobody's draws depend on anybody else's."""
+"""Random numbers: one generator for each (seed, name, purpose, iteration); nobody's draws depend on anybody else's."""
 
 from __future__ import annotations
 

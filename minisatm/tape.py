@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 Array = Any  # numpy.ndarray or cupy.ndarray
+Recorded = tuple[Any, ...]  # what an op's function returns: (value, vjps), or (value, vjps, aux)
 Vjp = Callable[[Array], Array]
 SharedVjp = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
 

@@ -181,14 +181,18 @@ def _walk(loss: Tensor, g: Array | None, inputs: Sequence[Tensor] | None, keep: 
         raise RuntimeError("this tensor depends on nothing that requires a gradient; was it made under no_grad?")
     if g is None:
         if loss._data.size != 1:
-            raise RuntimeError(f"backward of a {loss.shape} tensor needs its gradient g; only a scalar's is 1 by itself.")
+            raise RuntimeError(
+                f"backward of a {loss.shape} tensor needs its gradient g; only a scalar's is 1 by itself."
+            )
         g = np.ones_like(loss._data)
     if g.shape != loss._data.shape or g.dtype != loss._data.dtype:
         raise TypeError(f"the gradient is {g.dtype} {g.shape} for a tensor that is {loss.dtype} {loss.shape}.")
     if loss.node is None:
         return {id(loss): (loss, g)}
     found = tape.gradients(loss.node, g, None if inputs is None else [t.node or t for t in inputs], keep)
-    return {key: (leaf, np.asarray(part) if isinstance(part, np.generic) else part) for key, (leaf, part) in found.items()}
+    return {
+        key: (leaf, np.asarray(part) if isinstance(part, np.generic) else part) for key, (leaf, part) in found.items()
+    }
 
 
 from .ops import basic  # noqa: E402  (last: ops are made with `op`, and Tensor's operators are made of ops)

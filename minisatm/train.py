@@ -1,4 +1,4 @@
-"""The main command: python -m minisatm.train. With no arguments, the whole comparison on drawn faces in a few minutes."""
+"""The main command, python -m minisatm.train: with no arguments the whole comparison on drawn faces, in minutes."""
 
 from __future__ import annotations
 
@@ -43,8 +43,16 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     group = p.add_argument_group("the run")
-    group.add_argument("--preset", choices=list(config.PRESETS), help="toy (no arguments), smoke (seconds) or paper (224x224, batch 8, rate 1e-5, 10,000 iterations)")
-    group.add_argument("--method", choices=config.METHODS, help="compare: clean, then control, ensemble and satm from the same start; or one of them (smoke, paper: satm)")
+    group.add_argument(
+        "--preset",
+        choices=list(config.PRESETS),
+        help="toy (no arguments), smoke (seconds) or paper (224x224, batch 8, rate 1e-5, 10,000 iterations)",
+    )
+    group.add_argument(
+        "--method",
+        choices=config.METHODS,
+        help="compare: clean, then control, ensemble and satm from the same start; or one of them (smoke, paper: satm)",
+    )
     group.add_argument("--out", type=Path, metavar="DIR", help="run folder; must not exist")
     group.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     group.add_argument("--config", type=Path, metavar="FILE", help="settings from another run's config.json")
@@ -52,46 +60,86 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--backend", choices=["numpy", "cupy"], help="where the arrays live (default numpy)")
 
     group = p.add_argument_group("networks")
-    group.add_argument("--networks", type=words, metavar="A,B", help=f"kinds ({', '.join(models.NAMES)}) or name=kind (paper: vgg16,resnet50)")
-    group.add_argument("--holdout", metavar="KIND", help="attacks the others but is never trained against; none for none (paper: resnet101)")
+    group.add_argument(
+        "--networks",
+        type=words,
+        metavar="A,B",
+        help=f"kinds ({', '.join(models.NAMES)}) or name=kind (paper: vgg16,resnet50)",
+    )
+    group.add_argument(
+        "--holdout",
+        metavar="KIND",
+        help="attacks the others but is never trained against; none for none (paper: resnet101)",
+    )
     group.add_argument("--weights", type=words, metavar="A.h5,B.h5", help="start from these files, one per network")
     group.add_argument("--width", type=config.fraction, help="every channel count times this (paper 1; default 1/8)")
     group.add_argument("--size", type=int, help="side of the input in pixels (paper 224; default 48)")
     group.add_argument("--dropout", type=float, help="of VGG's dense layers (paper preset 0.5; default 0)")
 
     group = p.add_argument_group("data")
-    group.add_argument("--data", choices=["faces", "adience", "mnist", "folder"], help="faces are drawn where no --data-dir is given")
+    group.add_argument(
+        "--data", choices=["faces", "adience", "mnist", "folder"], help="faces are drawn where no --data-dir is given"
+    )
     group.add_argument("--data-dir", metavar="DIR", help="where the data set lies")
     group.add_argument("--faces", type=int, metavar="N", help="how many faces to draw")
     group.add_argument("--fold", type=int, choices=range(5), help="the test fold of Adience and faces")
-    group.add_argument("--labels", choices=["strict", "strict+fix", "mapped"], help="which of Adience's age labels count")
+    group.add_argument(
+        "--labels", choices=["strict", "strict+fix", "mapped"], help="which of Adience's age labels count"
+    )
     group.add_argument("--augment", type=boolean, metavar="on|off", help="mirror and shift the training images")
 
     group = p.add_argument_group("attack and losses (pixels in [0, 1])")
-    group.add_argument("--attack", choices=list(ATTACKS), help="crafted in training and tests (paper: r_fgsm, called R+Step-LL there)")
+    group.add_argument(
+        "--attack", choices=list(ATTACKS), help="crafted in training and tests (paper: r_fgsm, called R+Step-LL there)"
+    )
     group.add_argument("--epsilon", type=config.fraction, help="size of the perturbation (paper 16/256)")
-    group.add_argument("--alpha", type=config.fraction, help="size of its random part, below epsilon (paper and default epsilon/2)")
+    group.add_argument(
+        "--alpha", type=config.fraction, help="size of its random part, below epsilon (paper and default epsilon/2)"
+    )
     group.add_argument("--r-adv", type=float, help="weight of the adversarial loss (our choice 1)")
     group.add_argument("--r-da", type=float, help="weight of the domain loss (our choice 0.1)")
-    group.add_argument("--domain", choices=["none", "reversal"], help="domain classifier behind a gradient reversal (paper: reversal, strength 1 and width 256 our choice)")
-    group.add_argument("--loss-norm", choices=["sum", "half"], help="sum of clean and adversarial loss (paper), or their mean (Tramer)")
+    group.add_argument(
+        "--domain",
+        choices=["none", "reversal"],
+        help="domain classifier behind a gradient reversal (paper: reversal, strength 1 and width 256 our choice)",
+    )
+    group.add_argument(
+        "--loss-norm", choices=["sum", "half"], help="sum of clean and adversarial loss (paper), or their mean (Tramer)"
+    )
     group.add_argument("--craft-mode", choices=["eval", "train"], help="batch norm while crafting (our choice eval)")
-    group.add_argument("--bn-batches", choices=["joint", "separate"], help="clean and adversarial images as one batch (our choice) or two")
+    group.add_argument(
+        "--bn-batches",
+        choices=["joint", "separate"],
+        help="clean and adversarial images as one batch (our choice) or two",
+    )
 
     group = p.add_argument_group("optimisation")
     group.add_argument("--optimizer", choices=["sgd", "adam"], help="sgd has momentum (paper: sgd)")
-    group.add_argument("--learning-rate", type=numbers, metavar="R[,R]", help="one for all networks or one each (paper 1e-5, printed there as e^-5)")
+    group.add_argument(
+        "--learning-rate",
+        type=numbers,
+        metavar="R[,R]",
+        help="one for all networks or one each (paper 1e-5, printed there as e^-5)",
+    )
     group.add_argument("--da-learning-rate", type=float, help="the domain classifier's own (default: its network's)")
     group.add_argument("--momentum", type=float, help="(our choice 0.9)")
     group.add_argument("--weight-decay", type=float, help="(default 0)")
-    group.add_argument("--schedule", choices=["constant", "cosine"], help="of the learning rate (paper preset constant)")
+    group.add_argument(
+        "--schedule", choices=["constant", "cosine"], help="of the learning rate (paper preset constant)"
+    )
     group.add_argument("--warmup", type=int, help="iterations of linear warm-up")
     group.add_argument("--clip", type=float, help="largest gradient norm; 0 for no limit")
     group.add_argument("--batch", type=int, help="images per step (paper 8)")
     group.add_argument("--iterations", type=int, help="steps of the method (paper 10,000)")
     group.add_argument("--clean-iterations", type=int, help="steps of the fine-tuning before it; 0 skips it")
-    group.add_argument("--patience", type=int, help="stop after so many evaluations without a lower validation loss; 0 never (our choice 5)")
-    group.add_argument("--evaluate-every", type=int, metavar="ITERATIONS", help="how often to validate (0: once an epoch)")
+    group.add_argument(
+        "--patience",
+        type=int,
+        help="stop after so many evaluations without a lower validation loss; 0 never (our choice 5)",
+    )
+    group.add_argument(
+        "--evaluate-every", type=int, metavar="ITERATIONS", help="how often to validate (0: once an epoch)"
+    )
     group.add_argument("--evaluate-images", type=int, help="of each part, when validating")
     group.add_argument("--test-images", type=int, help="measure on so many of the test images (0: all)")
     return p  # fmt: skip
@@ -131,7 +179,9 @@ def main(argv: list[str] | None = None) -> int:
         if "resume" in options:
             others = sorted(set(options) - {"resume"})
             if others:
-                raise InputError(f"--resume goes on with the run's own settings: leave out --{others[0].replace('_', '-')}.")
+                raise InputError(
+                    f"--resume goes on with the run's own settings: leave out --{others[0].replace('_', '-')}."
+                )
             out = options["resume"]
             if not (out / "config.json").is_file():
                 raise InputError(f"{out} is not a run folder (no config.json): name one that minisatm.train made.")
@@ -145,7 +195,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except (Interrupted, KeyboardInterrupt):
         resume = out is not None and (out / "last.h5").exists()
-        print("\ninterrupted: " + (f"go on with  python -m minisatm.train --resume {out}" if resume else "nothing was trained yet"), file=sys.stderr)
+        print(
+            "\ninterrupted: "
+            + (f"go on with  python -m minisatm.train --resume {out}" if resume else "nothing was trained yet"),
+            file=sys.stderr,
+        )
         return 130
     print(f"\nreport    {report}")
     return 0

@@ -38,16 +38,24 @@ def load(network: Network, path: str | Path, *, strict: bool = True, replace_top
     """
     with open_h5(path) as file:
         if file.attrs.get("format") != FORMAT or "weights" not in file:
-            raise InputError(f"{path} is not a minisatm weights file: convert it first, or name one that network.save wrote.")
+            raise InputError(
+                f"{path} is not a minisatm weights file: convert it first, or name one that network.save wrote."
+            )
         found = read_arrays(file["weights"])
     own = network.state()
     broken = [name for name, a in found.items() if not np.isfinite(a).all()]
     if broken:
-        raise InputError(f"{path} holds NaN or infinite weights in {broken[0]} ({len(broken)} arrays): use another file.")
+        raise InputError(
+            f"{path} holds NaN or infinite weights in {broken[0]} ({len(broken)} arrays): use another file."
+        )
     replaced = [n for n in own if n.startswith(network.top + ".") and n in found and found[n].shape != own[n].shape]
     if replace_top:
         found = {n: a for n, a in found.items() if n not in replaced}
-    problems = [f"missing in the file   {n} {own[n].shape}" for n in own if n not in found and not (replace_top and n in replaced)]
+    problems = [
+        f"missing in the file   {n} {own[n].shape}"
+        for n in own
+        if n not in found and not (replace_top and n in replaced)
+    ]
     problems += [f"not in the network    {n} {a.shape}" for n, a in found.items() if n not in own]
     fits = {n: a for n, a in found.items() if n in own and a.shape == own[n].shape}
     problems += [
@@ -60,8 +68,8 @@ def load(network: Network, path: str | Path, *, strict: bool = True, replace_top
         report += f"\n  drawn at random       {', '.join(replaced)}: the file has another number of classes"
     if strict and problems:
         raise InputError(
-            f"{path} does not fit {network.definition['name']} ({len(problems)} names or shapes differ): build the network "
-            "with the definition that the file was saved from.\n" + "\n".join(f"  {p}" for p in problems[:20])
+            f"{path} does not fit {network.definition['name']} ({len(problems)} names or shapes differ): build the "
+            "network with the definition that the file was saved from.\n" + "\n".join(f"  {p}" for p in problems[:20])
             + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
         )  # fmt: skip
     network.set_state({**own, **fits})
@@ -86,7 +94,9 @@ def open_h5(path: str | Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as problem:
-        raise InputError(f"{path} is not a whole .h5 file (cut short, or of another kind): copy or make it again.") from problem
+        raise InputError(
+            f"{path} is not a whole .h5 file (cut short, or of another kind): copy or make it again."
+        ) from problem
 
 
 def write_atomically(path: str | Path, fill: Callable[[Any], None]) -> None:

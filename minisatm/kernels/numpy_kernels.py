@@ -1,6 +1,6 @@
 """Convolution, pooling, batch norm and cross-entropy on NumPy arrays, channels last.
 
-Each kernel has a twin of plain loops in naive.py. No tape here: arrays and settings in, arrays out; inputs are only read.
+Each has a twin of plain loops in naive.py. No tape here: arrays and settings in, arrays out; inputs are only read.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads) -> Ar
     classes = [[_phase(r, s, k, n, p, m) for r in range(s)]
                for s, k, n, p, m in zip(stride, w.shape[:2], size, pads, g.shape[1:3])]  # fmt: skip
     if stride == (1, 1):
-        (_, rows, top), (_, columns, left) = classes[0][0], classes[1][0]
+        (_, _, top), (_, _, left) = classes[0][0], classes[1][0]
         return _correlate_flipped(g, w, top, left)
     gx = np.zeros((len(g), *size, w.shape[2]), g.dtype)
     for r, (first_row, count_rows, top) in enumerate(classes[0]):
@@ -103,7 +103,7 @@ def column_blocks(
     columns (M, kh*kw*C) has one row per output pixel of the block. It is one buffer, overwritten by the next block: the
     whole im2col matrix (3.7 GB for VGG16's conv1_2 at batch 32) never exists.
     """
-    (N, H, W, C), (kh, kw), (sh, sw), (P, Q) = x.shape, kernel, stride, out
+    (N, _, _, C), (kh, kw), (sh, sw), (P, Q) = x.shape, kernel, stride, out
     if kernel == stride == (1, 1) and not any(map(sum, pads)):
         yield slice(0, N), slice(0, P), x.reshape(-1, C)
         return
@@ -156,7 +156,7 @@ def _windows(x: Array, kernel: Pair, stride: Pair, out: tuple[int, ...]) -> Iter
             yield x[:, i : i + sh * (P - 1) + 1 : sh, j : j + sw * (Q - 1) + 1 : sw]
 
 
-def _overhang(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair) -> Pads:
+def _overhang(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: tuple[int, ...]) -> Pads:
     """The padding with as much more below and to the right as the last window needs (ceil mode)."""
     more = [max(0, (m - 1) * s + k - n - sum(p)) for n, k, s, p, m in zip(size, kernel, stride, pads, out)]
     return (pads[0][0], pads[0][1] + more[0]), (pads[1][0], pads[1][1] + more[1])
@@ -275,7 +275,8 @@ def scale_shift(x: Array, scale: Array, shift: Array) -> Array:
 def batch_norm_train_gx(g: Array, centred: Array, inverse: Array, gamma: Array, g_sum: Array, gx_sum: Array) -> Array:
     """Gradient of batch_norm_train to x, given sum(g) and sum(g * centred) per channel.
 
-    gamma/std * (g - mean(g) - centred * mean(g * centred) / std^2): the second term is the mean's path, the third the variance's.
+    gamma/std * (g - mean(g) - centred * mean(g * centred) / std^2): the second term is the mean's path, the third the
+    variance's.
     """
     n = g.size // g.shape[-1]
     out = per_channel(np.multiply, centred, -inverse * inverse * gx_sum / n)

@@ -28,8 +28,8 @@ def build(
     """Build a network by name: vgg16, resnet50, resnet101 or resnet20 (the CIFAR one).
 
     classes: number of logits. width scales every channel count (1/8: a thin network with the same graph). size: the
-    input's side in pixels. channels: 3 (RGB) or 1 (grey). rng: a seed or Generator for the starting weights. weights: an
-    .h5 file to start from, whose own variant of the graph is obeyed. variant: fields of the network's definition (see
+    input's side in pixels. channels: 3 (RGB) or 1 (grey). rng: a seed or Generator for the starting weights. weights:
+    an .h5 file to start from, whose variant of the graph is obeyed. variant: fields of the network's definition (see
     VGG16 and ResNetDefinition), such as eps or the place of the stride. Raises InputError for an unknown name.
     """
     if name not in NAMES:

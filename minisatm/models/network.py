@@ -12,7 +12,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def input_layer(channels: int, mean: Any = None, std: Any = None, bgr: bool = False) -> Normalize:
-    """Normalisation by ImageNet's mean and std (their averages for grey images), unless the definition says otherwise."""
+    """Normalisation by ImageNet's mean and std (their averages for grey images), or by those of the definition."""
     if mean is None:
         mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
     if std is None:

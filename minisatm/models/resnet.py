@@ -1,4 +1,4 @@
-"""Residual networks from one definition: ResNet50, ResNet101 (He et al. 2016) and the CIFAR ResNet20 of the same paper."""
+"""Residual networks from one definition: ResNet50, ResNet101 and the CIFAR ResNet20, all of He et al. 2016."""
 
 from __future__ import annotations
 
@@ -60,11 +60,16 @@ class ConvNorm(Module):
     """Convolution, then batch norm."""
 
     def __init__(
-        self, channels: int, filters: int, kernel: int, d: ResNetDefinition, rng: Rng, stride: int = 1, gamma: float = 1.0
+        self,
+        channels: int,
+        filters: int,
+        kernel: int,
+        d: ResNetDefinition,
+        rng: Rng,
+        stride: int = 1,
+        gamma: float = 1.0,
     ) -> None:
-        self.conv = Conv2D(
-            channels, filters, kernel, stride=stride, padding=kernel // 2, bias=d.conv_bias, rng=rng
-        )
+        self.conv = Conv2D(channels, filters, kernel, stride=stride, padding=kernel // 2, bias=d.conv_bias, rng=rng)
         self.bn = BatchNorm(filters, eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=gamma)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -128,13 +133,17 @@ class ResNet(Network):
             d = replace(RESNETS[name], **variant)
         except TypeError:
             known = ", ".join(asdict(RESNETS[name]))
-            raise InputError(f"unknown field in {sorted(variant)} for {name}: a ResNet's definition has {known}.") from None
+            raise InputError(
+                f"unknown field in {sorted(variant)} for {name}: a ResNet's definition has {known}."
+            ) from None
         changed = {k: v for k, v in asdict(d).items() if v != getattr(RESNETS[name], k)}
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
         self.d = d
         self.normalize = input_layer(channels, d.mean, d.std, d.bgr)
         first = scaled(d.first_width, width)
-        self.stem = ConvNorm(channels, first, 7 if d.stem == "imagenet" else 3, d, rng, stride=2 if d.stem == "imagenet" else 1)
+        self.stem = ConvNorm(
+            channels, first, 7 if d.stem == "imagenet" else 3, d, rng, stride=2 if d.stem == "imagenet" else 1
+        )
         channels = first
         for stage, count in enumerate(d.blocks, 1):
             blocks = []

@@ -12,7 +12,13 @@ from ..layers import Conv2D, Dropout, Linear
 from ..tensor import Tensor
 from .network import Network, input_layer, scaled
 
-PLAN = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # filters; a 2x2 max pool after each block
+PLAN = (
+    (64, 64),
+    (128, 128),
+    (256, 256, 256),
+    (512, 512, 512),
+    (512, 512, 512),
+)  # filters; a 2x2 max pool after each block
 HIDDEN = 4096
 
 

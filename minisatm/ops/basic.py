@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
+from ..tape import Array, Recorded
 from ..tensor import op
-
-Array = Any
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
@@ -23,73 +22,73 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 @op
-def add(a, b):
+def add(a: Array, b: Array) -> Recorded:
     shape_a, shape_b = np.shape(a), np.shape(b)
     return a + b, (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(g, shape_b))
 
 
 @op
-def sub(a, b):
+def sub(a: Array, b: Array) -> Recorded:
     shape_a, shape_b = np.shape(a), np.shape(b)
     return a - b, (lambda g: unbroadcast(g, shape_a), lambda g: unbroadcast(-g, shape_b))
 
 
 @op
-def mul(a, b):
+def mul(a: Array, b: Array) -> Recorded:
     shape_a, shape_b = np.shape(a), np.shape(b)
     return a * b, (lambda g: unbroadcast(g * b, shape_a), lambda g: unbroadcast(g * a, shape_b))
 
 
 @op
-def div(a, b):
+def div(a: Array, b: Array) -> Recorded:
     shape_a, shape_b = np.shape(a), np.shape(b)
     out = a / b
     return out, (lambda g: unbroadcast(g / b, shape_a), lambda g: unbroadcast(-g * out / b, shape_b))
 
 
 @op
-def neg(x):
+def neg(x: Array) -> Recorded:
     return -x, (lambda g: -g,)
 
 
 @op
-def exp(x):
+def exp(x: Array) -> Recorded:
     out = np.exp(x)
     return out, (lambda g: g * out,)
 
 
 @op
-def log(x):
+def log(x: Array) -> Recorded:
     return np.log(x), (lambda g: g / x,)
 
 
 @op
-def sqrt(x):
+def sqrt(x: Array) -> Recorded:
     out = np.sqrt(x)
     return out, (lambda g: g / (2 * out),)
 
 
 @op
-def tanh(x):
+def tanh(x: Array) -> Recorded:
     out = np.tanh(x)
     return out, (lambda g: g * (1 - out * out),)
 
 
 @op
-def relu(x):
+def relu(x: Array) -> Recorded:
     on = x > 0
     return x * on, (lambda g: g * on,)
 
 
 @op
-def sum(x, *, axis=None, keepdims=False):
+def sum(x: Array, *, axis: Any = None, keepdims: bool = False) -> Recorded:
     """Sum over an axis, a tuple of axes, or everything (None)."""
     shape = x.shape
     return x.sum(axis=axis, keepdims=keepdims), (lambda g: _spread(g, shape, axis, keepdims),)
 
 
 @op
-def mean(x, *, axis=None, keepdims=False):
+def mean(x: Array, *, axis: Any = None, keepdims: bool = False) -> Recorded:
     """Mean over an axis, a tuple of axes, or everything (None)."""
     shape = x.shape
     out = x.mean(axis=axis, keepdims=keepdims)
@@ -106,26 +105,26 @@ def _spread(g: Array, shape: tuple[int, ...], axis: Any, keepdims: bool) -> Arra
 
 
 @op
-def reshape(x, *, shape):
+def reshape(x: Array, *, shape: Any) -> Recorded:
     before = x.shape
     return x.reshape(shape), (lambda g: g.reshape(before),)
 
 
 @op
-def transpose(x, *, axes=None):
+def transpose(x: Array, *, axes: Any = None) -> Recorded:
     """Permute the axes; None reverses them."""
     back = None if axes is None else tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
     return x.transpose(axes), (lambda g: g.transpose(back),)
 
 
 @op
-def slice(x, *, key):
+def slice(x: Array, *, key: Any) -> Recorded:
     """x[key], for anything NumPy indexes with; a pixel picked twice gets both gradients."""
     shape, xp = x.shape, array_module(x)
     parts = key if isinstance(key, tuple) else (key,)
     once = all(p is None or p is Ellipsis or isinstance(p, int | builtins.slice) for p in parts)
 
-    def vjp(g):
+    def vjp(g: Array) -> Array:
         gx = xp.zeros(shape, g.dtype)
         if once:
             gx[key] = g
@@ -137,14 +136,14 @@ def slice(x, *, key):
 
 
 @op
-def pad(x, *, widths):
+def pad(x: Array, *, widths: Any) -> Recorded:
     """Pad with zeros; widths is ((before, after), ...), one pair per axis."""
     inside = tuple(builtins.slice(before, before + n) for (before, _), n in zip(widths, x.shape, strict=True))
     return array_module(x).pad(x, widths), (lambda g: g[inside],)
 
 
 @op
-def concat(*arrays, axis=0):
+def concat(*arrays: Array, axis: int = 0) -> Recorded:
     """Join along an axis; the gradient is cut at the same places."""
     axis = axis % arrays[0].ndim
     ends = np.cumsum([a.shape[axis] for a in arrays])
@@ -158,7 +157,7 @@ def concat(*arrays, axis=0):
 
 
 @op
-def matmul(a, b):
+def matmul(a: Array, b: Array) -> Recorded:
     """Matrix product over the last two axes, leading axes broadcast: (..., M, K) @ (..., K, N) -> (..., M, N)."""
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError(f"matmul takes matrices (2 or more axes), got shapes {a.shape} and {b.shape}; reshape first.")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import kernels
+from ..tape import Array, Recorded
 from ..tensor import op
 
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
@@ -21,7 +22,7 @@ def pair(value: int | Pair) -> Pair:
 def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> tuple[Pair, Pair]:
     """Padding as ((top, bottom), (left, right)).
 
-    "valid": none; an integer: that many on every side; "same": ceil(size / stride) outputs, an odd pixel below and right.
+    "valid": none; an integer: that many on every side; "same": ceil(size / stride) outputs, the odd pixel last.
     """
     if padding == "valid":
         return (0, 0), (0, 0)
@@ -40,10 +41,12 @@ def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> 
 
 
 @op
-def conv2d(x, w, b=None, *, stride=1, padding="same"):
+def conv2d(x: Array, w: Array, b: Array = None, *, stride: Any = 1, padding: Padding = "same") -> Recorded:
     """Cross-correlation of x (N, H, W, C) with w (kh, kw, C, F), plus b (F,): -> (N, P, Q, F)."""
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
-        raise ValueError(f"conv2d takes x (N, H, W, C) and w (kh, kw, C, F) with the same C, got {x.shape} and {w.shape}.")
+        raise ValueError(
+            f"conv2d takes x (N, H, W, C) and w (kh, kw, C, F) with the same C, got {x.shape} and {w.shape}."
+        )
     size, kernel, stride, k = x.shape[1:3], w.shape[:2], pair(stride), kernels(x)
     pads = resolve_padding(padding, size, kernel, stride)
     return k.conv2d(x, w, b, stride=stride, pads=pads), (
@@ -54,7 +57,7 @@ def conv2d(x, w, b=None, *, stride=1, padding="same"):
 
 
 @op
-def linear(x, w, b=None):
+def linear(x: Array, w: Array, b: Array = None) -> Recorded:
     """x (N, D) @ w (D, F) + b (F,): -> (N, F)."""
     if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0]:
         raise ValueError(f"linear takes x (N, D) and w (D, F) with the same D, got {x.shape} and {w.shape}.")
@@ -66,7 +69,9 @@ def linear(x, w, b=None):
 
 
 @op
-def max_pool(x, *, kernel=2, stride=None, padding="valid", ceil=False):
+def max_pool(
+    x: Array, *, kernel: int | Pair = 2, stride: Any = None, padding: Padding = "valid", ceil: bool = False
+) -> Recorded:
     """The largest pixel of each window; ties go to the first. `ceil`: the last window may hang over the edge."""
     size, kernel, stride, pads, k = _pool_settings(x, kernel, stride, padding)
     out, place = k.max_pool(x, kernel=kernel, stride=stride, pads=pads, ceil=ceil)
@@ -74,7 +79,9 @@ def max_pool(x, *, kernel=2, stride=None, padding="valid", ceil=False):
 
 
 @op
-def avg_pool(x, *, kernel=2, stride=None, padding="valid", count_padding=True):
+def avg_pool(
+    x: Array, *, kernel: int | Pair = 2, stride: Any = None, padding: Padding = "valid", count_padding: bool = True
+) -> Recorded:
     """The mean of each window; `count_padding`: pixels outside the image count as zeros (else they do not count)."""
     size, kernel, stride, pads, k = _pool_settings(x, kernel, stride, padding)
     settings = dict(kernel=kernel, stride=stride, pads=pads, count_padding=count_padding)
@@ -93,11 +100,11 @@ def _pool_settings(x: Any, kernel: int | Pair, stride: int | Pair | None, paddin
 
 
 @op
-def global_avg_pool(x):
+def global_avg_pool(x: Array) -> Recorded:
     """The mean over all pixels: (N, H, W, C) -> (N, C)."""
     N, H, W, C = x.shape
 
-    def vjp(g):
+    def vjp(g: Array) -> Array:
         gx = np.empty_like(g, shape=(N, H, W, C))
         gx[...] = g.reshape(N, 1, 1, C) / (H * W)
         return gx

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..backend import array_module, kernels
 from ..errors import InputError
+from ..tape import Array, Recorded
 from ..tensor import op
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -29,11 +30,11 @@ def _check_reduction(reduction: str) -> None:
 
 
 @op
-def softmax_cross_entropy(logits, labels, *, reduction="mean"):
+def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mean") -> Recorded:
     """-log softmax(logits)[label], or -sum_c labels_c log softmax(logits)_c: logits (N, C), labels (N,) or (N, C).
 
-    labels are class indices, or soft labels whose rows sum to one; they have no gradient. reduction none gives (N,), sum
-    and mean a scalar. The gradient to the logits is softmax(logits) - labels.
+    labels are class indices, or soft labels whose rows sum to one; they have no gradient. reduction none gives (N,),
+    sum and mean a scalar. The gradient to the logits is softmax(logits) - labels.
     """
     _check_reduction(reduction)
     targets = one_hot(labels, logits) if labels.ndim == 1 else labels.astype(logits.dtype, copy=False)
@@ -60,7 +61,7 @@ def one_hot(labels: Any, logits: Any) -> Any:
 
 
 @op
-def binary_cross_entropy(logits, targets, *, reduction="mean"):
+def binary_cross_entropy(logits: Array, targets: Array, *, reduction: str = "mean") -> Recorded:
     """-t log s(z) - (1 - t) log(1 - s(z)), s the logistic function: logits and targets (N,), targets in [0, 1].
 
     Written max(z, 0) - z t + log(1 + exp(-|z|)), which neither overflows nor loses the small losses.

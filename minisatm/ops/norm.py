@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..backend import array_module, kernels
+from ..tape import Array, Recorded
 from ..tensor import op
 
 
 @op
-def batch_norm_train(x, gamma, beta, *, eps):
+def batch_norm_train(x: Array, gamma: Array, beta: Array, *, eps: float) -> Recorded:
     """gamma * (x - mean) / sqrt(variance + eps) + beta with the batch's own mean and variance per channel.
 
     x (..., C), gamma and beta (C,). Also hands out (mean, biased variance), for the layer's running statistics.
@@ -18,7 +21,7 @@ def batch_norm_train(x, gamma, beta, *, eps):
     k = kernels(x)
     out, centred, inverse, mean, variance = k.batch_norm_train(x, gamma, beta, eps=eps)
 
-    def vjp(g, wanted):
+    def vjp(g: Array, wanted: tuple[bool, ...]) -> tuple[Array, ...]:
         g_sum, gx_sum = k.channel_sums(g), k.channel_sums(g, centred)
         gx = k.batch_norm_train_gx(g, centred, inverse, gamma, g_sum, gx_sum) if wanted[0] else None
         return gx, gx_sum * inverse, g_sum
@@ -27,8 +30,8 @@ def batch_norm_train(x, gamma, beta, *, eps):
 
 
 @op
-def batch_norm_eval(x, gamma, beta, mean, var, *, eps):
-    """gamma * (x - mean) / sqrt(var + eps) + beta with given statistics, which are constants: x (..., C), the rest (C,)."""
+def batch_norm_eval(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, *, eps: float) -> Recorded:
+    """gamma * (x - mean) / sqrt(var + eps) + beta with given, constant statistics: x (..., C), the rest (C,)."""
     k = kernels(x)
     inverse = 1 / np.sqrt(var + eps)
     scale = gamma * inverse
@@ -43,8 +46,8 @@ def batch_norm_eval(x, gamma, beta, mean, var, *, eps):
 
 
 @op
-def dropout(x, *, rate, rng=None, mask=None):
-    """Drop each entry with probability `rate` and divide the rest by 1 - rate; the draw comes from rng, or is `mask`."""
+def dropout(x: Array, *, rate: float, rng: Any = None, mask: Array = None) -> Recorded:
+    """Drop each entry with probability `rate`, divide the rest by 1 - rate; the draw comes from rng, or is `mask`."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate {rate}: it must lie in [0, 1).")
     if mask is None:

@@ -1,0 +1,302 @@
+"""hypothesis strategies: calls of every op, as (arrays, settings), for gradient checks and for twins.
+
+Drawn are shapes, settings and a seed, not elements: shrinking elements would only find kinks. Values come from a grid
+that keeps 0.05 away from kinks and ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+Case = tuple[list[Any], dict[str, Any]]
+Draw = Callable[..., Any]
+
+CASES: dict[str, st.SearchStrategy[Case]] = {}  # by the op's name
+
+
+def op_case(name: str) -> st.SearchStrategy[Case]:
+    """A strategy for calls of the op of this name: (arrays, settings), to be called as op(*arrays, **settings)."""
+    if name not in CASES:
+        raise LookupError(f"no case for the op {name!r}: write a function with @case({name!r}) in check/strategies.py.")
+    return CASES[name]
+
+
+def examples(name: str, count: int = 20) -> list[Case]:
+    """A fixed list of `count` cases of this op (fewer where there are no more), the same in every run."""
+    drawn: list[Case] = []
+
+    @settings(max_examples=count, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(op_case(name))
+    def collect(one: Case) -> None:
+        drawn.append(one)
+
+    collect()
+    return drawn
+
+
+def case(*names: str) -> Callable[[Callable[[Draw], Case]], Callable[[Draw], Case]]:
+    """Enter a function of hypothesis's draw as the case of these ops."""
+
+    def enter(function: Callable[[Draw], Case]) -> Callable[[Draw], Case]:
+        for name in names:
+            CASES[name] = st.composite(function)()
+        return function
+
+    return enter
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def rng_of(draw: Draw) -> np.random.Generator:
+    return np.random.default_rng(draw(st.integers(0, 2**16)))
+
+
+def grid(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """+-0.05, 0.15, ... 1.95: a relu's kink at zero is at least 0.05 away."""
+    return np.asarray((rng.integers(-20, 20, shape) + 0.5) / 10)
+
+
+def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """0.35 ... 1.95, for logarithms, roots and denominators."""
+    return np.asarray((rng.integers(3, 20, shape) + 0.5) / 10)
+
+
+def distinct(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """No two entries within 0.1 of each other, in random order around zero: no ties."""
+    size = int(np.prod(shape))
+    return (rng.permutation(size).reshape(shape) - size // 2 + 0.5) / 10
+
+
+def shapes(low: int = 0, high: int = 3, side: int = 4) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.lists(st.integers(1, side), min_size=low, max_size=high).map(tuple)
+
+
+def _broadcast_pair(draw: Draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Two shapes that broadcast: axes of one are dropped in front or set to one, also of both."""
+    full = draw(shapes())
+    pair = []
+    for _ in range(2):
+        kept = full[draw(st.sampled_from([0, 0, 0, 1, 2, 3])) :]
+        pair.append(tuple(1 if draw(st.booleans()) and draw(st.booleans()) else n for n in kept))
+    return pair[0], pair[1]
+
+
+# --- elementwise, sums, shapes, products -------------------------------------------------------------------------
+
+
+@case("add", "sub", "mul")
+def _binary(draw: Draw) -> Case:
+    a, b = _broadcast_pair(draw)
+    rng = rng_of(draw)
+    arrays: list[Any] = [grid(rng, a), grid(rng, b)]
+    scalar = draw(st.sampled_from([None, None, None, 0, 1]))  # now and then one of them is a Python scalar
+    if scalar is not None:
+        arrays[scalar] = 0.75
+    return arrays, {}
+
+
+@case("div")
+def _div(draw: Draw) -> Case:
+    arrays, _ = _binary(draw)
+    if isinstance(arrays[1], np.ndarray):
+        arrays[1] = np.asarray(arrays[1] + 0.3 * np.sign(arrays[1]))
+    return arrays, {}
+
+
+@case("neg", "exp", "tanh", "relu", "reverse_gradient")
+def _unary(draw: Draw) -> Case:
+    return [grid(rng_of(draw), draw(shapes()))], {}
+
+
+@case("log", "sqrt")
+def _of_positive(draw: Draw) -> Case:
+    return [positive(rng_of(draw), draw(shapes()))], {}
+
+
+@case("sum", "mean")
+def _sums(draw: Draw) -> Case:
+    shape = draw(shapes(1, 4, 3))
+    axes = st.integers(-len(shape), len(shape) - 1)
+    several = st.lists(axes, min_size=1, max_size=3, unique_by=lambda a: a % len(shape)).map(tuple)
+    return [grid(rng_of(draw), shape)], {"axis": draw(st.none() | axes | several), "keepdims": draw(st.booleans())}
+
+
+@case("reshape")
+def _reshape(draw: Draw) -> Case:
+    shape = draw(shapes())
+    size = int(np.prod(shape))
+    return [grid(rng_of(draw), shape)], {"shape": draw(st.sampled_from([(size,), (-1,), (1, size), (size, 1), shape]))}
+
+
+@case("transpose")
+def _transpose(draw: Draw) -> Case:
+    shape = draw(shapes(1, 4, 3))
+    order = draw(st.permutations(range(len(shape))))
+    signed = tuple(a - len(shape) if draw(st.booleans()) else a for a in order)
+    return [grid(rng_of(draw), shape)], {"axes": draw(st.sampled_from([None, signed, signed, signed]))}
+
+
+KEYS: list[Any] = [
+    1, -1, slice(None), slice(1, None), slice(None, None, 2), slice(None, None, -1), Ellipsis, None,
+    (0, 1), (..., 0), (..., slice(None, None, -2)), (slice(1, 3), None, -2), (slice(None), slice(3, 0, -2), 1),
+    [0, 0, 1], ([1, 1], [0, 0]), (slice(None), [2, 0, 2, 2]), (..., [1, 1, 0]), (np.array([[0, 1], [1, 1]]), 0),
+    np.int64(1),
+]  # fmt: skip
+
+
+@case("slice")
+def _slice(draw: Draw) -> Case:
+    shape = tuple(draw(st.integers(low, 4)) for low in (2, 3, 2))
+    key = draw(st.sampled_from(KEYS) | st.just("mask"))
+    rng = rng_of(draw)
+    return [grid(rng, shape)], {"key": rng.random(shape) < 0.5 if isinstance(key, str) else key}
+
+
+@case("pad")
+def _pad(draw: Draw) -> Case:
+    shape = draw(shapes(1, 4, 3))
+    widths = tuple(draw(st.tuples(st.integers(0, 2), st.integers(0, 2))) for _ in shape)
+    return [grid(rng_of(draw), shape)], {"widths": widths}
+
+
+@case("concat")
+def _concat(draw: Draw) -> Case:
+    shape = draw(shapes(1, 4, 3))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    rng, sizes = rng_of(draw), draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    arrays = []
+    for n in sizes:
+        one = list(shape)
+        one[axis] = n
+        arrays.append(grid(rng, tuple(one)))
+    return arrays, {"axis": axis}
+
+
+@case("matmul")
+def _matmul(draw: Draw) -> Case:
+    a, b = _broadcast_pair(draw)
+    m, k, n = (draw(st.integers(1, 3)) for _ in range(3))
+    rng = rng_of(draw)
+    return [grid(rng, (*a[-2:], m, k)), grid(rng, (*b[-2:], k, n))], {}
+
+
+@case("linear")
+def _linear(draw: Draw) -> Case:
+    n, d, f = (draw(st.integers(1, 4)) for _ in range(3))
+    rng = rng_of(draw)
+    arrays = [grid(rng, (n, d)), grid(rng, (d, f)), grid(rng, (f,))]
+    return arrays[: draw(st.integers(2, 3))], {}
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+_strides = st.sampled_from([1, 1, 2, 3]) | st.tuples(st.integers(1, 3), st.integers(1, 3))
+_kernels = st.tuples(*[st.sampled_from([1, 2, 2, 3, 3])] * 2)  # windows of one pixel have little to show
+
+
+def _sides(kernel: tuple[int, int], most: int) -> st.SearchStrategy[Any]:
+    """Asymmetric padding, at most `most` and always less than the window."""
+    rows, columns = (st.integers(0, min(most, k - 1)) for k in kernel)
+    return st.tuples(st.tuples(rows, rows), st.tuples(columns, columns))
+
+
+def _size(draw: Draw, kernel: tuple[int, int], padding: Any) -> tuple[int, int]:
+    """From as small as the windows allow to where, with strides up to 3, some do not reach the last pixels."""
+    low = (1, 1) if padding == "same" else kernel
+    return draw(st.integers(low[0], kernel[0] + 4)), draw(st.integers(low[1], kernel[1] + 4))
+
+
+@case("conv2d")
+def _conv2d(draw: Draw) -> Case:
+    kernel = draw(_kernels)
+    asymmetric = st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2)
+    padding = draw(st.sampled_from(["same", "valid"]) | st.integers(0, 2) | asymmetric)
+    size, (n, c, f) = _size(draw, kernel, padding), (draw(st.integers(1, k)) for k in (2, 3, 3))
+    rng = rng_of(draw)
+    arrays = [grid(rng, (n, *size, c)), grid(rng, (*kernel, c, f)), grid(rng, (f,))]
+    return arrays[: draw(st.integers(2, 3))], {"stride": draw(_strides), "padding": padding}
+
+
+def _pool(draw: Draw) -> Case:
+    kernel = draw(_kernels | st.integers(1, 3))
+    window = (kernel, kernel) if isinstance(kernel, int) else kernel
+    equal = st.integers(0, min(window) - 1)
+    padding = draw(st.sampled_from(["same", "valid"]) | equal | _sides(window, 2))
+    shape = (draw(st.integers(1, 2)), *_size(draw, window, padding), draw(st.integers(1, 2)))
+    stride = draw(_strides | st.none())
+    return [distinct(rng_of(draw), shape)], {"kernel": kernel, "stride": stride, "padding": padding}
+
+
+@case("max_pool")
+def _max_pool(draw: Draw) -> Case:
+    arrays, chosen = _pool(draw)
+    return arrays, {**chosen, "ceil": draw(st.booleans())}
+
+
+@case("avg_pool")
+def _avg_pool(draw: Draw) -> Case:
+    arrays, chosen = _pool(draw)
+    return arrays, {**chosen, "count_padding": draw(st.booleans())}
+
+
+@case("global_avg_pool")
+def _global_avg_pool(draw: Draw) -> Case:
+    return [grid(rng_of(draw), draw(shapes(4, 4, 4)))], {}
+
+
+# --- normalisation and losses ------------------------------------------------------------------------------------
+
+
+def _channels(draw: Draw) -> tuple[np.random.Generator, Any, int]:
+    """Samples (N, C) or (N, H, W, C), also far from zero: then spread ten times wider, or rounding would drown them."""
+    shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 3)) | shapes(4, 4, 3))
+    mean = draw(st.sampled_from([0.0, 0.0, -7.0, 1000.0]))
+    rng = rng_of(draw)
+    return rng, distinct(rng, shape) * (10 if mean == 1000 else 1) + mean, shape[-1]
+
+
+@case("batch_norm_train")
+def _batch_norm_train(draw: Draw) -> Case:
+    rng, x, c = _channels(draw)
+    return [x, grid(rng, (c,)), grid(rng, (c,))], {"eps": draw(st.sampled_from([1e-5, 1e-3]))}
+
+
+@case("batch_norm_eval")
+def _batch_norm_eval(draw: Draw) -> Case:
+    rng, x, c = _channels(draw)
+    mean = x.mean() + grid(rng, (c,))
+    return [x, grid(rng, (c,)), grid(rng, (c,)), mean, positive(rng, (c,))], {
+        "eps": draw(st.sampled_from([1e-5, 1e-3]))
+    }
+
+
+@case("dropout")
+def _dropout(draw: Draw) -> Case:
+    rng, shape, rate = rng_of(draw), draw(shapes(1)), draw(st.sampled_from([0.0, 0.25, 0.5]))
+    return [grid(rng, shape)], {"rate": rate, "mask": rng.random(shape) >= rate}
+
+
+_reductions = st.sampled_from(["none", "sum", "mean"])
+
+
+@case("softmax_cross_entropy")
+def _softmax_cross_entropy(draw: Draw) -> Case:
+    n, c = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rng = rng_of(draw)
+    soft = rng.dirichlet(np.ones(c), n)
+    labels = draw(st.sampled_from([rng.integers(0, c, n), soft]))
+    return [grid(rng, (n, c)), labels], {"reduction": draw(_reductions)}
+
+
+@case("binary_cross_entropy")
+def _binary_cross_entropy(draw: Draw) -> Case:
+    n, rng = draw(st.integers(1, 6)), rng_of(draw)
+    targets = draw(st.sampled_from([rng.random(n), rng.integers(0, 2, n)]))
+    return [grid(rng, (n,)), targets], {"reduction": draw(_reductions)}
