@@ -125,9 +125,8 @@ class Experiment:
         if seconds > 86400:
             say("warning: that is days; a thinner --width, a smaller --size or a GPU makes it hours.")
 
-    def train(self, run: RunFolder, progress: dict[str, Any] | None = None) -> None:
+    def train(self, run: RunFolder, networks: dict[str, Network], progress: dict[str, Any] | None = None) -> None:
         """Every phase of the plan that is not done yet; progress: where a resumed run stands."""
-        networks = self.start_networks()
         self.introduce(networks)
         display = Progress(self.plan, note=self.estimate)
         phases = [phase for phase, _ in self.plan]
@@ -309,8 +308,9 @@ def run_new(settings: Settings, out: Path) -> Path:
         raise InputError(f"{out} already exists: choose another --out, or go on with --resume {out}.")
     backend.check(settings.backend)
     experiment = Experiment(settings, prepare_data(settings))
+    networks = experiment.start_networks()
     run = RunFolder.create(out, settings, list(experiment.kinds))
-    experiment.train(run)
+    experiment.train(run, networks)
     return _finish(experiment, run)
 
 
@@ -320,7 +320,7 @@ def run_on(out: Path, settings: Settings) -> Path:
     progress = run.progress()
     experiment = Experiment(settings, prepare_data(settings))
     run.forget_after([phase for phase, _ in experiment.plan], progress["phase"], progress["iteration"])
-    experiment.train(run, progress)
+    experiment.train(run, experiment.start_networks(), progress)
     return _finish(experiment, run)
 
 

@@ -148,11 +148,14 @@ class Monitor:
         self.run.load_checkpoint("last.h5", self.learners)
         self.start, self.worse = progress["iteration"], progress["worse"]
         self.best = float("inf") if progress["best"] is None else progress["best"]
+        self.stopped_early = self._out_of_patience()
 
     def batches(self) -> Iterator[tuple[int, Any, Any]]:
         """The phase's batches, prepared in the background; Ctrl-C is held back until the step in hand is done."""
         if self.start == 0:
             self._checkpoint(0)
+        if self.stopped_early:
+            return
         with _held_interrupt(self):
             for iteration, x, y in self.data.train.stream(self.start, self.iterations):
                 self._began = time.perf_counter()
@@ -199,8 +202,11 @@ class Monitor:
             self.run.save_checkpoint("best.h5", self.learners, self._position(done))
         else:
             self.worse += 1
-        self.stopped_early = bool(self.settings.patience and self.worse >= self.settings.patience)
+        self.stopped_early = self._out_of_patience()
         return self.stopped_early
+
+    def _out_of_patience(self) -> bool:
+        return bool(self.settings.patience and self.worse >= self.settings.patience)
 
     def _position(self, done: int) -> dict[str, Any]:
         best = None if self.best == float("inf") else self.best

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ class Tensor:
 
     data: the array (NumPy or CuPy; its dtype is kept). requires_grad: should backward leave a gradient in `.grad`?
     `.grad` is None or an array of data's shape and dtype; read it, do not write into it (it may be shared).
-    Assigning to `.data`, also by `t.data -= step`, counts as a new version: a backward pass through the old one fails.
+    Assigning to `.data`, also by `t.data -= step`, counts as a new version of a leaf: a backward pass through the old
+    one fails. The data of a tensor that an op made is not to be changed at all.
     """
 
     __slots__ = ("_data", "requires_grad", "grad", "node", "version", "__weakref__")
@@ -138,9 +140,12 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
     is handed through as it is. `op.raw` is the bare function: mathematics without a tape.
     """
     name = function.__name__
+    inputs = [p.name for p in signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
     @wraps(function)
     def record(*args: Any, **settings: Any) -> Any:
+        while len(args) < len(inputs) and inputs[len(args)] in settings:  # conv2d(x, w, b=bias)
+            args += (settings.pop(inputs[len(args)]),)
         value, vjps, *aux = function(*(a._data if isinstance(a, Tensor) else a for a in args), **settings)
         out = Tensor(value)
         if tape.recording():

@@ -77,7 +77,7 @@ def tanh(x: Array) -> Recorded:
 @op
 def relu(x: Array) -> Recorded:
     on = x > 0
-    return x * on, (lambda g: g * on,)
+    return np.maximum(x, 0), (lambda g: g * on,)
 
 
 @op

@@ -96,6 +96,8 @@ def _pool_settings(x: Any, kernel: int | Pair, stride: int | Pair | None, paddin
     pads = resolve_padding(padding, x.shape[1:3], kernel, stride)
     if any(p >= k for side, k in zip(pads, kernel) for p in side):
         raise ValueError(f"padding {pads} is as wide as the window {kernel}: some windows would hold no pixel.")
+    if kernel[0] * kernel[1] > 256:
+        raise ValueError(f"a pooling window of {kernel} is too large: at most 256 pixels.")
     return x.shape[1:3], kernel, stride, pads, kernels(x)
 
 

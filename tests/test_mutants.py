@@ -1,0 +1,346 @@
+"""A check that has never failed is not a check: each wrong version here must be caught by the check that names it.
+
+`python -m pytest -k mutant -v` prints the list.
+"""
+
+import functools
+import importlib
+import inspect
+import textwrap
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import test_gradients
+import test_ops
+import test_tape
+import test_twins
+
+from minisatm import check, tape
+from minisatm.check import strategies
+from minisatm.tensor import OPS
+
+cases = functools.lru_cache(strategies.examples)
+
+# --- every vjp of every op, scaled, flipped and zeroed -----------------------------------------------------------
+
+CHANGES = {"scaled": lambda part: 1.01 * part, "flipped": lambda part: -part, "zeroed": lambda part: 0 * part}
+CONSTANTS = {  # arguments without a gradient: there is no vjp to break
+    "softmax_cross_entropy": {"labels"},
+    "binary_cross_entropy": {"targets"},
+    "batch_norm_eval": {"mean", "var"},
+}
+EQUIVALENT: dict[tuple[str, str, str], str] = {}  # (op, argument, change): why it cannot be told apart; there is none
+
+
+def arguments(name):
+    """The arguments of this op that have a gradient, as (place, name); of concat the first three."""
+    parameters = inspect.signature(OPS[name].raw).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    names += [f"{p.name}{i}" for p in parameters if p.kind is p.VAR_POSITIONAL for i in range(3)]
+    return [(i, argument) for i, argument in enumerate(names) if argument not in CONSTANTS.get(name, ())]
+
+
+def with_changed_vjp(name, place, change):
+    @functools.wraps(OPS[name].raw)
+    def mutant(*arrays, **settings):
+        value, vjps, *aux = OPS[name].raw(*arrays, **settings)
+        if callable(vjps):
+            return value, shared(vjps), *aux
+        changed = [v if i != place or v is None else (lambda g, v=v: change(v(g))) for i, v in enumerate(vjps)]
+        return value, tuple(changed), *aux
+
+    def shared(vjps):
+        def vjp(g, wanted):
+            return [change(part) if i == place and wanted[i] else part for i, part in enumerate(vjps(g, wanted))]
+
+        return vjp
+
+    return mutant
+
+
+def exactly_reversed(function, x, *, strength=1.0):
+    _, (vjp,) = function(x, strength=strength)
+    np.testing.assert_array_equal(vjp(np.ones(x.shape)), np.full(x.shape, -strength))
+
+
+REGISTRY = [
+    pytest.param(name, place, change, id=f"{name}.{argument}-{change}")
+    for name in test_gradients.NAMES
+    for place, argument in arguments(name)
+    for change in CHANGES
+    if (name, argument, change) not in EQUIVALENT
+]
+
+
+@pytest.mark.parametrize("name, place, change", REGISTRY)
+def test_mutant_of_a_vjp_is_caught(name, place, change):
+    mutant = with_changed_vjp(name, place, CHANGES[change])
+    compare = exactly_reversed if name == "reverse_gradient" else check.gradients
+    with pytest.raises(AssertionError) as caught:
+        for arrays, settings in cases(name):
+            compare(mutant, *arrays, **settings)
+    if compare is check.gradients:
+        assert caught.value.argument == place
+
+
+def test_constants_have_no_vjp():
+    for name, names in CONSTANTS.items():
+        arrays, settings = cases(name)[0]
+        _, vjps = OPS[name].raw(*arrays, **settings)
+        listed = {p for p, v in zip(inspect.signature(OPS[name].raw).parameters, vjps) if v is None}
+        assert listed == names
+
+
+# --- mistakes a person would make, in the source -----------------------------------------------------------------
+
+
+def gradients_of(*names):
+    """The check: gradients of these ops, as test_gradients does, on a fixed list of cases."""
+
+    def run():
+        for name in names:
+            for arrays, settings in cases(name, 80):
+                check.gradients(OPS[name], *arrays, **settings)
+
+    return run
+
+
+def twin_of(name):
+    """The check: the op's plain loops, as test_twins does, on a fixed list of cases."""
+
+    def run():
+        for arrays, settings in cases(name.removesuffix("_blocks").removesuffix("_ties"), 80):
+            getattr(test_twins, f"{name}_twin")(arrays, settings)
+
+    return run
+
+
+def same_padding():
+    for n, kernel, stride, pads, out in test_ops.test_same_padding_is_as_in_keras.pytestmark[0].args[1]:
+        test_ops.test_same_padding_is_as_in_keras(n, kernel, stride, pads, out)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`name`, what is wrong; `where`, "module:function" or "module:Class.method"; `before`, a text that occurs in its
+    source once, becomes `after` (or the whole function becomes `instead`); `caught_by` must then fail."""
+
+    name: str
+    where: str
+    before: str
+    after: str
+    caught_by: Callable[[], Any]
+    instead: Any = None
+
+
+KERNELS, BASIC, CONV, NORM, LOSS = "kernels.numpy_kernels", "ops.basic", "ops.conv", "ops.norm", "ops.loss"
+bn, ce, conv, max_pool, avg_pool = map(
+    gradients_of, ("batch_norm_train", "softmax_cross_entropy", "conv2d", "max_pool", "avg_pool")
+)
+bn_large_mean = test_gradients.test_batch_norm_of_a_large_mean_in_float32
+
+
+def max_pool_that_splits_ties(x, *, kernel=2, stride=None, padding="valid", ceil=False):
+    value, (first,) = OPS["max_pool"].original(x, kernel=kernel, stride=stride, padding=padding, ceil=ceil)
+    flipped, (last,) = OPS["max_pool"].original(x[:, ::-1, ::-1], kernel=kernel, stride=stride)
+    return value, (lambda g: (first(g) + last(g[:, ::-1, ::-1])[:, ::-1, ::-1]) / 2,)
+
+
+def breadth_first(root):
+    order = [root]
+    for node in order:
+        order += [p for p in node.parents if isinstance(p, tape.Node) and p not in order]
+    return order[::-1]
+
+
+SOURCE = [
+    # batch norm and dropout
+    Mutant("batch-norm-without-its-mean-path", f"{KERNELS}:batch_norm_train_gx",
+           "np.subtract(long, _tile(out, g_sum / n), out=long)", "pass", bn),
+    Mutant("batch-norm-without-its-variance-path", f"{KERNELS}:batch_norm_train_gx", "gx_sum / n", "gx_sum * 0", bn),
+    Mutant("batch-norm-variance-path-over-std-not-variance", f"{KERNELS}:batch_norm_train_gx",
+           "-inverse * inverse", "-inverse", bn),
+    Mutant("batch-norm-gx-without-gamma", f"{KERNELS}:batch_norm_train_gx", "gamma * inverse", "inverse", bn),
+    Mutant("batch-norm-divides-by-n-minus-1", f"{KERNELS}:batch_norm_train",
+           "channel_sums(centred, centred) / n", "channel_sums(centred, centred) / max(n - 1, 1)", bn),
+    Mutant("batch-norm-divides-by-n-minus-1-seen-by-loops", f"{KERNELS}:batch_norm_train",
+           "channel_sums(centred, centred) / n", "channel_sums(centred, centred) / max(n - 1, 1)",
+           twin_of("batch_norm_train")),
+    Mutant("batch-norm-mean-of-squares-minus-squared-mean", f"{KERNELS}:batch_norm_train",
+           "channel_sums(centred, centred) / n", "channel_sums(x, x) / n - mean * mean", bn_large_mean),
+    Mutant("batch-norm-eps-outside-the-root", f"{KERNELS}:batch_norm_train",
+           "np.sqrt(variance + eps)", "(np.sqrt(variance) + eps)", twin_of("batch_norm_train")),
+    Mutant("batch-norm-ggamma-of-the-centred-x", f"{NORM}:batch_norm_train", "gx_sum * inverse", "gx_sum", bn),
+    Mutant("batch-norm-eval-ggamma-without-the-mean", f"{NORM}:batch_norm_eval",
+           "- mean * k.channel_sums(g)", "", gradients_of("batch_norm_eval")),
+    Mutant("batch-norm-eval-shift-without-scale", f"{NORM}:batch_norm_eval",
+           "beta - mean * scale", "beta - mean", twin_of("batch_norm_eval")),
+    Mutant("dropout-mask-from-another-draw", f"{NORM}:dropout", "lambda g: g * mask * scale",
+           "lambda g: g * (np.random.default_rng(0).random(g.shape) >= rate) * scale", gradients_of("dropout")),
+    Mutant("dropout-backward-without-its-scale", f"{NORM}:dropout", "g * mask * scale", "g * mask",
+           gradients_of("dropout")),
+    Mutant("dropout-forward-without-its-scale", f"{NORM}:dropout",
+           "return x * mask * scale, (lambda g: g * mask * scale,)", "return x * mask, (lambda g: g * mask,)",
+           test_ops.test_dropout_keeps_the_mean_and_draws_from_the_generator),
+    # convolution and dense layers
+    Mutant("conv-gx-padding-off-by-one", f"{KERNELS}:_phase",
+           "(taps - 1 - first, last + 1 - m)", "(taps - first, last - m)", conv),
+    Mutant("conv-gx-kernel-not-flipped", f"{KERNELS}:_correlate_flipped", "w[::-1, ::-1]", "w", conv),
+    Mutant("conv-gx-kernel-flipped-in-one-axis", f"{KERNELS}:_correlate_flipped", "w[::-1, ::-1]", "w[::-1]", conv),
+    Mutant("conv-gx-channels-not-swapped", f"{KERNELS}:_correlate_flipped", ".swapaxes(2, 3)", "", conv),
+    Mutant("conv-gx-strides-swapped", f"{KERNELS}:conv2d_gx", "w[r :: stride[0], c :: stride[1]]",
+           "w[r :: stride[1], c :: stride[0]]", conv),
+    Mutant("conv-gw-transposed-kernel", f"{KERNELS}:conv2d_gw", "gw.reshape(*kernel, C, F)",
+           "gw.reshape(kernel[1], kernel[0], C, F).swapaxes(0, 1)", conv),
+    Mutant("conv-gw-of-the-last-block-only", f"{KERNELS}:conv2d_gw", "gw += columns", "gw[...] = columns",
+           twin_of("conv2d_blocks")),
+    Mutant("conv-row-blocks-forget-the-stride", f"{KERNELS}:column_blocks", "image[:, p * sh :]", "image[:, p:]",
+           twin_of("conv2d_blocks")),
+    Mutant("conv-frame-shifted-by-one", f"{KERNELS}:_Frame.block",
+           "self.top : self.top + H, self.left : self.left + W] =",
+           "self.top : self.top + H, max(self.left - 1, 0) : max(self.left - 1, 0) + W] =", twin_of("conv2d")),
+    Mutant("conv-trusts-the-stride-of-a-grey-channel", f"{KERNELS}:column_blocks", "bc = image.itemsize",
+           "bc = image.strides[3]",
+           lambda: test_twins.test_the_layout_in_memory_does_not_matter("conv2d", test_twins.new_axes)),
+    Mutant("same-padding-odd-pixel-above", f"{CONV}:resolve_padding",
+           "(total[0] // 2, total[0] - total[0] // 2)", "(total[0] - total[0] // 2, total[0] // 2)", same_padding),
+    Mutant("same-padding-off-by-one", f"{CONV}:resolve_padding", "* s + k - n, 0)", "* s + k - n - 1, 0)",
+           same_padding),
+    Mutant("integer-padding-on-one-side", f"{CONV}:resolve_padding", "sides = (padding, padding), (padding, padding)",
+           "sides = (padding, 0), (padding, 0)", test_ops.test_padding_in_all_its_forms),
+    Mutant("linear-gx-product-not-transposed", f"{CONV}:linear", "g @ w.T", "g @ w", gradients_of("linear")),
+    Mutant("linear-gw-transposed", f"{CONV}:linear", "x.T @ g,", "g.T @ x,", gradients_of("linear")),
+    Mutant("linear-gb-mean-not-sum", f"{CONV}:linear", "g.sum(axis=0)", "g.mean(axis=0)", gradients_of("linear")),
+    Mutant("matmul-gb-not-transposed", f"{BASIC}:matmul", "a.swapaxes(-1, -2) @ g", "a @ g", gradients_of("matmul")),
+    # pooling
+    Mutant("max-pool-ties-to-the-last", f"{KERNELS}:max_pool", "view > best", "view >= best", twin_of("max_pool_ties")),
+    Mutant("max-pool-ties-split", f"{CONV}:max_pool", "", "", test_ops.test_max_pool_gives_ties_to_the_first,
+           max_pool_that_splits_ties),
+    Mutant("max-pool-pads-with-zero", f"{KERNELS}:max_pool", "constant_values=-np.inf", "constant_values=0",
+           twin_of("max_pool")),
+    Mutant("max-pool-overlaps-overwrite", f"{KERNELS}:max_pool_gx", "view += g * (place == k)",
+           "np.copyto(view, g, where=place == k)", max_pool),
+    Mutant("max-pool-ceil-without-overhang", f"{KERNELS}:_overhang", "(m - 1) * s + k - n - sum(p)",
+           "(m - 1) * s + k - n - sum(p) - 1", max_pool),
+    Mutant("max-pool-ceil-starts-in-the-padding", f"{KERNELS}:output_size", "if ceil and (size - 1)",
+           "if False and (size - 1)", test_ops.test_max_pool_with_ceil_hangs_over_but_never_starts_outside),
+    Mutant("avg-pool-counts-padding-always", f"{KERNELS}:_share", "if count_padding or", "if True or",
+           twin_of("avg_pool")),
+    Mutant("avg-pool-counts-beyond-the-edge", f"{KERNELS}:_share", "np.minimum(start + k, n)", "(start + k)",
+           twin_of("avg_pool")),
+    Mutant("avg-pool-gx-without-its-share", f"{KERNELS}:avg_pool_gx", "g = g *", "g = g * 0 + 1 *", avg_pool),
+    Mutant("global-avg-pool-divides-by-the-height", f"{CONV}:global_avg_pool", "/ (H * W)", "/ H",
+           gradients_of("global_avg_pool")),
+    # losses
+    Mutant("cross-entropy-without-subtracting-labels", f"{LOSS}:softmax_cross_entropy", "- targets, reduction",
+           ", reduction", ce),
+    Mutant("mean-loss-forgets-one-over-n", f"{LOSS}:_reduce", "gradient * (g / n)", "gradient * g", ce),
+    Mutant("loss-per-sample-ignores-its-gradient", f"{LOSS}:_reduce", "gradient * g.reshape(per_row)", "gradient", ce),
+    Mutant("cross-entropy-without-taking-off-the-maximum", f"{KERNELS}:softmax_cross_entropy",
+           "logits - logits.max(axis=1, keepdims=True)", "logits",
+           lambda: test_gradients.test_softmax_cross_entropy_with_logits_of_ten_thousand(np.float64)),
+    Mutant("logistic-of-negative-logits", f"{LOSS}:binary_cross_entropy", "np.where(logits >= 0, 1, small)", "1",
+           gradients_of("binary_cross_entropy")),
+    # basic ops
+    Mutant("unbroadcast-forgets-axes-of-one", f"{BASIC}:unbroadcast",
+           "return g.sum(axis=stretched, keepdims=True) if stretched else g", "return g", gradients_of("add", "mul")),
+    Mutant("unbroadcast-averages", f"{BASIC}:unbroadcast", "g.sum(axis=stretched", "g.mean(axis=stretched",
+           gradients_of("add", "mul")),
+    Mutant("sub-without-its-sign", f"{BASIC}:sub", "unbroadcast(-g,", "unbroadcast(g,", gradients_of("sub")),
+    Mutant("div-by-b-once", f"{BASIC}:div", "-g * out / b", "-g * out", gradients_of("div")),
+    Mutant("mean-forgets-its-count", f"{BASIC}:mean", "g / count", "g", gradients_of("mean")),
+    Mutant("sum-spreads-along-the-wrong-axis", f"{BASIC}:_spread", "g = xp.expand_dims(g, axis)", "pass",
+           gradients_of("sum")),
+    Mutant("relu-mask-stale", f"{BASIC}:relu", "g * on", "g * np.roll(on, 1)", gradients_of("relu")),
+    Mutant("tanh-without-the-square", f"{BASIC}:tanh", "1 - out * out", "1 - out", gradients_of("tanh")),
+    Mutant("transpose-by-the-same-axes", f"{BASIC}:transpose", "np.argsort([a % x.ndim for a in axes])", "axes",
+           gradients_of("transpose")),
+    Mutant("slice-picked-twice-counts-once", f"{BASIC}:slice", "once = all(", "once = True or all(",
+           gradients_of("slice")),
+    Mutant("pad-gradient-not-shifted", f"{BASIC}:pad", "slice(before, before + n)", "slice(0, n)", gradients_of("pad")),
+    Mutant("concat-cut-off-by-one", f"{BASIC}:concat", "slice(end - size, end)",
+           "slice(max(end - size - 1, 0), max(end - 1, size))", gradients_of("concat")),
+    # the tape
+    Mutant("tape-overwrites-instead-of-adding", "tape:_add", "(have + part, True)", "(part, True)",
+           test_tape.test_diamond_adds_both_paths),
+    Mutant("tape-adds-into-the-vjps-array", "tape:_add", "elif ours and have.ndim:", "elif have.ndim:",
+           test_tape.test_gradients_never_land_in_foreign_arrays),
+    Mutant("tape-frees-nothing", "tape:gradients", "if not keep:", "if False:",
+           test_tape.test_backward_frees_what_the_closures_hold),
+    Mutant("tape-frees-in-spite-of-keep", "tape:gradients", "if not keep:", "if True:",
+           test_tape.test_keep_allows_a_second_backward),
+    Mutant("tape-visits-before-all-paths-have-come", "tape:topological", "", "",
+           test_tape.test_long_and_short_paths_meet, breadth_first),
+    Mutant("tape-runs-every-vjp", "tape:gradients", "(towards is None or id(p) in towards)", "True",
+           test_tape.test_grad_runs_only_the_vjps_on_the_path),
+    Mutant("tape-walks-into-every-branch", "tape:_towards",
+           "if any(p is not None and id(p) in towards for p in node.parents)", "if True",
+           test_tape.test_grad_runs_only_the_vjps_on_the_path),
+    Mutant("tape-blind-to-changed-weights", "tape:Node.pull", "if leaf.version != version:", "if False:",
+           test_tape.test_weights_changed_after_the_forward_pass),
+    Mutant("tape-accepts-any-gradient", "tape:_check", "if part.shape != shape or part.dtype != dtype:", "if False:",
+           lambda: test_tape.test_a_gradient_of_the_wrong_shape_or_dtype(lambda g: g[:1], "returned", True)),
+    Mutant("tape-forgets-who-is-recorded", "tape:is_recorded", "leaf.requires_grad and ", "",
+           test_tape.test_frozen_weights_get_no_gradient_and_no_vjp),
+    Mutant("tape-only-is-ignored", "tape:is_recorded", "and (_state.only is None or id(leaf) in _state.only)", "",
+           test_tape.test_only_makes_constants_of_all_other_leaves),
+    Mutant("tape-one-switch-for-all-threads", "tape:_state", "", "",
+           test_tape.test_no_grad_in_one_thread_is_not_seen_in_another,
+           types.SimpleNamespace(recording=True, only=None)),
+    Mutant("backward-replaces-the-leafs-gradient", "tensor:Tensor.backward", "else leaf.grad + part", "else part",
+           test_tape.test_leaf_gradients_accumulate_until_cleared),
+    Mutant("backward-adds-in-place-to-the-leafs-gradient", "tensor:Tensor.backward",
+           "leaf.grad = part if leaf.grad is None else leaf.grad + part",
+           "leaf.grad = part if leaf.grad is None else leaf.grad.__iadd__(part)",
+           test_tape.test_gradients_never_land_in_foreign_arrays),
+]  # fmt: skip
+
+
+def mutate(mutant, monkeypatch):
+    """Put the wrong version in the right one's place, for ops as the op's `raw`."""
+    place, _, path = mutant.where.partition(":")
+    module = importlib.import_module(f"minisatm.{place}")
+    *owner, name = path.split(".")
+    holder = getattr(module, owner[0]) if owner else module
+    right = getattr(holder, name)
+    if hasattr(right, "raw"):
+        monkeypatch.setattr(right, "original", right.raw, raising=False)
+        holder, name, right = right, "raw", right.raw
+    monkeypatch.setattr(holder, name, mutant.instead or edited(right, mutant.before, mutant.after, vars(module)))
+
+
+def edited(function, before, after, namespace):
+    """The function made again from its source, with one place changed."""
+    source = textwrap.dedent(inspect.getsource(function)).removeprefix("@op\n")
+    assert source.count(before) == 1, f"{before!r} occurs {source.count(before)} times in {function.__name__}"
+    made: dict[str, Any] = {}
+    # annotations stay text, as in the module itself
+    exec("from __future__ import annotations\n" + source.replace(before, after), namespace, made)
+    return made[function.__name__]
+
+
+@pytest.mark.parametrize("mutant", SOURCE, ids=lambda m: m.name)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_mutant_of_the_source_is_caught(mutant, monkeypatch):
+    mutate(mutant, monkeypatch)
+    # also pytest's own Failed, which is no Exception; a slip in the edited text is no catch
+    with pytest.raises((Exception, pytest.fail.Exception)) as caught:
+        mutant.caught_by()
+    assert not isinstance(caught.value, NameError | SyntaxError | UnboundLocalError | ImportError)
+
+
+CHECKS = {m.caught_by: m.name for m in SOURCE}
+
+
+@pytest.mark.parametrize("caught_by", CHECKS, ids=CHECKS.get)
+def test_control_the_unmutated_passes(caught_by):
+    """The same checks pass on the code as it is."""
+    caught_by()
+
+
+def test_there_are_enough_of_them():
+    assert len(SOURCE) >= 25 and len({m.name for m in SOURCE}) == len(SOURCE)
