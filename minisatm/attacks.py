@@ -96,8 +96,10 @@ def r_fgsm(
     random step comes from rng, or is the sign of `noise`. Returns x_adv with |x_adv - x| <= epsilon, inside [0, 1].
     Raises InputError (a ValueError).
     """
-    start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)
-    return _clip(start + (epsilon - alpha) * np.sign(input_gradient(network, start, y, craft_mode=craft_mode)))
+    # Lines 17-21 of Algorithm 1, with Tramer's clipping to the pixel range after either step
+    start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)  # 18: x' = x + alpha * sign(N(0, I))
+    g = input_gradient(network, start, y, craft_mode=craft_mode)  # 19: the gradient of Network_loss(x', y_true) to x'
+    return _clip(start + (epsilon - alpha) * np.sign(g))  # 19, 20: x' + (epsilon - alpha) * sign(gradient)
 
 
 def r_step_ll(

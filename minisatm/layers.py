@@ -66,6 +66,9 @@ class Module:
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Copy in what state() gave; names and shapes must fit exactly (weights.load says readably what does not)."""
+        wrong = sorted(state.keys() ^ self.state().keys())
+        if wrong:
+            raise ValueError(f"these names are in the state or in the network only: {', '.join(wrong[:5])}.")
         for path, module in self.modules():
             prefix = f"{path}." if path else ""
             for name, value in vars(module).items():

@@ -72,10 +72,12 @@ class Monitor(Protocol):
 
 def train(learners: Sequence[Learner], rules: Rules, monitor: Monitor) -> None:
     """Lines 2 to 16, for networks that are already fine-tuned on clean images (line 1: defences.train_clean)."""
+    # 2, 3: procedure SATM(Network_A, Network_B): the learners hold w_A and w_B, the rules epsilon, alpha, r_adv, r_da
     for iteration, x, y in monitor.batches():  # 4: while not early stopping
         losses = step(learners, x, y, rules, iteration)  # 5-14
         if monitor.stop(iteration, losses):  # 4: based on Loss_A + Loss_B
-            break  # 15
+            break
+    # 15, 16: end
 
 
 def step(learners: Sequence[Learner], x: Array, y: Array, rules: Rules, iteration: int) -> dict[str, Losses]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from .network import Network
-from .resnet import RESNETS, ResNet
+from .resnet import RESNETS, ResNet, ResNetDefinition
 from .vgg import VGG16
 
 NAMES = ("vgg16", *RESNETS)
+VGG_FIELDS = ("dropout", "mean", "std", "bgr")
+RESNET_FIELDS = tuple(field.name for field in fields(ResNetDefinition))
 
 
 def build(
@@ -45,6 +48,13 @@ def build(
         variant = {**variant_of(weights, name), **variant}
     rng = np.random.default_rng(rng)
     shape = dict(classes=classes, width=width, size=size, channels=channels, rng=rng)
+    for field in ("mean", "std"):
+        if variant.get(field) is not None:
+            variant[field] = tuple(map(float, variant[field]))
+    known = VGG_FIELDS if name == "vgg16" else RESNET_FIELDS
+    unknown = sorted(set(variant) - set(known))
+    if unknown:
+        raise InputError(f"{name} has no {unknown[0]}: its definition knows {', '.join(known)}.")
     network: Network = VGG16(**shape, **variant) if name == "vgg16" else ResNet(name, **shape, **variant)
     if weights is not None:
         network.load(weights)

@@ -46,6 +46,13 @@ class ResNetDefinition:
     std: Any = None
     bgr: bool = False
 
+    def __post_init__(self) -> None:
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise InputError(f"{field}={getattr(self, field)!r}: a ResNet's can be {' or '.join(known)}.")
+
+
+CHOICES = {"stride_in": ("3x3", "1x1"), "stem": ("imagenet", "cifar"), "shortcut": ("projection", "zero-padded")}
 
 RESNETS = {
     "resnet50": ResNetDefinition(blocks=(3, 4, 6, 3)),
@@ -129,13 +136,7 @@ class ResNet(Network):
     def __init__(
         self, name: str, *, classes: int, width: float, size: int, channels: int, rng: Rng, **variant: Any
     ) -> None:
-        try:
-            d = replace(RESNETS[name], **variant)
-        except TypeError:
-            known = ", ".join(asdict(RESNETS[name]))
-            raise InputError(
-                f"unknown field in {sorted(variant)} for {name}: a ResNet's definition has {known}."
-            ) from None
+        d = replace(RESNETS[name], **variant)
         changed = {k: v for k, v in asdict(d).items() if v != getattr(RESNETS[name], k)}
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
         self.d = d
