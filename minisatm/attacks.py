@@ -43,12 +43,13 @@ class _crafting:
     def __init__(self, network: Any, craft_mode: str) -> None:
         if craft_mode not in ("eval", "train"):
             raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
-        self.network, self.mode = network, network.mode(craft_mode == "train")
+        self.updates = craft_mode == "train"  # in eval mode batch norm leaves its running statistics alone
+        self.network, self.mode = network, network.mode(self.updates)
 
     def __enter__(self) -> None:
         self.kept = [
             (module, name, getattr(module, name))
-            for _, module in self.network.modules()
+            for _, module in (self.network.modules() if self.updates else [])
             for name in module.buffer_names
         ]
         self.mode.__enter__()
@@ -150,7 +151,9 @@ def resolve_alpha(epsilon: float, alpha: float | None) -> float:
         raise InputError(f"epsilon {epsilon:g} is not in pixels of [0, 1]: write it like 16/256.")
     if alpha is None:
         return epsilon / 2
-    if not 0 <= alpha < epsilon and alpha != 0:
+    if alpha < 0:
+        raise InputError(f"alpha {alpha:g} is negative: leave it out for epsilon / 2.")
+    if alpha >= epsilon and alpha != 0:
         raise InputError(
             f"alpha {alpha:g} must be below epsilon {epsilon:g}: the random step may not use up the whole budget; "
             "leave alpha out for epsilon / 2."

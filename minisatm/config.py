@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from . import models
 from .attacks import ATTACKS, resolve_alpha
 from .errors import InputError
+from .optim import OPTIMISERS
 
 METHODS = ("compare", "clean", "ensemble", "satm")
+DATA = ("faces", "adience", "mnist", "folder")
+LABELS = ("strict", "strict+fix", "mapped")
+FOLDS = 5
 LEARNING_RATES = {"vgg16": 0.05}  # of the toy and smoke presets; 0.1 for residual networks
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# What a setting of each annotated type may hold; config.json can bring anything.
+KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda v: isinstance(v, str)),
+    "bool": ("true or false", lambda v: isinstance(v, bool)),
+    "int": ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    "float": ("a finite number", _finite),
+    "float | None": ("a finite number or null", lambda v: v is None or _finite(v)),
+    "tuple[str, ...]": ("a list of texts", lambda v: isinstance(v, tuple) and all(isinstance(w, str) for w in v)),
+    "tuple[float, ...]": ("a list of finite numbers", lambda v: isinstance(v, tuple) and all(map(_finite, v))),
+}
 
 
 @dataclass
@@ -63,6 +87,11 @@ class Settings:
 
     def check(self) -> Settings:
         """Raise an InputError for a value that cannot work; returns the settings themselves."""
+        for field in fields(self):
+            what, fits = KINDS[field.type]
+            value = getattr(self, field.name)
+            if not fits(value):
+                raise InputError(f"{_option(field.name)} must be {what}, not {value!r}.")
         _choice("method", self.method, METHODS)
         _choice("attack", self.attack, tuple(ATTACKS))
         _choice("domain", self.domain, ("none", "reversal"))
@@ -70,21 +99,25 @@ class Settings:
         _choice("craft mode", self.craft_mode, ("eval", "train"))
         _choice("bn batches", self.bn_batches, ("joint", "separate"))
         _choice("schedule", self.schedule, ("constant", "cosine"))
+        _choice("optimizer", self.optimizer, tuple(OPTIMISERS))
+        _choice("data", self.data, DATA)
+        _choice("labels", self.labels, LABELS)
+        _choice("fold", self.fold, range(FOLDS))
         resolve_alpha(self.epsilon, self.alpha)
         for kind in [*self.named_networks().values(), *([self.holdout] if self.holdout != "none" else [])]:
             _choice("network", kind, models.NAMES)
-        count = len(self.networks)
-        if self.method != "clean" and count < 2:
+        given = len(self.networks)
+        if self.method != "clean" and given < 2:
             raise InputError(
-                f"{self.method} trains networks on one another's examples and needs two or more, got {count}."
+                f"{self.method} trains networks on one another's examples and needs two or more, got {given}."
             )
-        if len(self.weights) not in (0, count):
+        if len(self.weights) not in (0, given):
             raise InputError(
-                f"--weights names {len(self.weights)} files for {count} networks: name one each, with commas."
+                f"--weights names {len(self.weights)} files for {given} networks: name one each, with commas."
             )
-        if len(self.learning_rate) not in (0, 1, count):
+        if len(self.learning_rate) not in (0, 1, given):
             raise InputError(
-                f"--learning-rate has {len(self.learning_rate)} values for {count} networks: give one, or one each."
+                f"--learning-rate has {len(self.learning_rate)} values for {given} networks: give one, or one each."
             )
         for name in ("width", "size", "batch", "evaluate_images"):
             _at_least(name, getattr(self, name), 1e-6)
@@ -98,8 +131,19 @@ class Settings:
             "r_da",
             "momentum",
             "seed",
+            "weight_decay",
+            "da_learning_rate",
+            "clip",
+            "test_images",
         ):
             _at_least(name, getattr(self, name), 0)
+        for rate in self.learning_rate:
+            _at_least("learning_rate", rate, 0)
+        for name, most in (("width", 16), ("size", 2048)):
+            if getattr(self, name) > most:
+                raise InputError(f"{_option(name)} {getattr(self, name):g} is too large: {most} at most.")
+        if self.momentum >= 1:
+            raise InputError(f"--momentum {self.momentum:g} must lie in [0, 1).")
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout {self.dropout:g} must lie in [0, 1).")
         return self
@@ -110,12 +154,17 @@ class Settings:
         for entry in self.networks:
             name, _, kind = entry.rpartition("=")
             name = name or kind
+            if not re.fullmatch(r"\w[\w.+-]*", name) or name.startswith("hold-out"):
+                raise InputError(
+                    f"--networks: {name!r} cannot be the name of a network's files: use letters, digits and . _ + -"
+                    " (and no name that begins with hold-out)."
+                )
             if name in named and "=" in entry:
                 raise InputError(
                     f"two networks are called {name!r}: give each a name of its own, like a=resnet50,b=resnet50."
                 )
-            while name in named:
-                name = f"{kind}-{len([k for k in named.values() if k == kind]) + 1}"
+            if name in named:
+                name = next(numbered for n in count(2) if (numbered := f"{kind}-{n}") not in named)
             named[name] = kind
         return named
 
@@ -130,7 +179,10 @@ class Settings:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "toy": dict(evaluate_every=50),
+    # One and a half times the paper's epsilon, at a fifth of its image side; too few epochs for augmentation to pay.
+    "toy": dict(
+        epsilon=24 / 256, augment=False, clean_iterations=500, iterations=200, evaluate_every=50, evaluate_images=128,
+    ),
     "smoke": dict(
         method="satm", holdout="none", width=1 / 16, size=32, batch=16, faces=600, clean_iterations=40, iterations=20,
         warmup=5, evaluate_every=20, evaluate_images=64, test_images=200,
@@ -147,7 +199,7 @@ MNIST = dict(size=32, epsilon=0.3, clean_iterations=1200, iterations=400)
 
 def from_preset(name: str, changes: dict[str, Any]) -> Settings:
     """A preset with some fields changed, checked."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}.")
     for_data = MNIST if name == "toy" and changes.get("data") == "mnist" else {}
     return Settings(**{"preset": name, **PRESETS[name], **for_data, **changes}).check()
@@ -161,6 +213,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {problem.strerror}.") from problem
     except ValueError as problem:
         raise InputError(f"{path} is not valid JSON ({problem}).") from problem
+    if not isinstance(values, dict):
+        raise InputError(f"{path} does not hold settings by name: give a config.json of a run.")
     known = {f.name for f in fields(Settings)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -169,15 +223,22 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def fraction(text: str) -> float:
-    """A number or a fraction: "16/256" -> 0.0625."""
-    return float(Fraction(text))
+    """A number or a fraction: "16/256" -> 0.0625. Raises ValueError for anything else."""
+    try:
+        return float(Fraction(text))
+    except ArithmeticError as problem:  # 1/0, 1e999
+        raise ValueError(f"{text} is no number") from problem
 
 
-def _choice(what: str, value: str, known: tuple[str, ...]) -> None:
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _choice(what: str, value: Any, known: Sequence[Any]) -> None:
     if value not in known:
-        raise InputError(f"unknown {what} {value!r}: choose {', '.join(known)}.")
+        raise InputError(f"unknown {what} {value!r}: choose {', '.join(map(str, known))}.")
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise InputError(f"--{name.replace('_', '-')} {value:g} is too small.")
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise InputError(f"{_option(name)} {value:g} is too small.")

@@ -39,7 +39,7 @@ def validate(
 
         def terms(k: int) -> Losses:
             source = sources[k]
-            with learners[k].network.mode(False), no_grad():
+            with learners[k].network.mode(False), no_grad(), np.errstate(over="ignore", invalid="ignore"):
                 return loss_terms(learners[k], x, y, None if source is None else x_adv[source.name], rules)[1]  # noqa: B023
 
         for learner, own in zip(learners, on_all(terms, range(len(learners)))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ class Experiment:
             if kind == "vgg16":
                 variant["dropout"] = s.dropout
             # Unnamed twins (resnet50,resnet50) share a start, as in Section 5.5; named ones have their own.
-            key = kind if name.rpartition("-")[0] == kind else name
+            key = kind if re.fullmatch(rf"{kind}-\d+", name) else name
             network = models.build(kind, rng=stream(s.seed, key, "start"), **self._shape(), **variant)
             if path:
                 say(weights.load(network, path, replace_top=True))
@@ -150,19 +151,19 @@ class Experiment:
     ) -> dict[str, Network]:
         """One phase from its start (the random one, or the fine-tuned networks) to its end."""
         clean = phase in ("clean", "control")
-        names = list(self.kinds) if phase == "clean" else self.names
+        names = self.names
+        if phase == "clean" and self.holdout:
+            names = [self.holdout, *names]  # the deepest first: a queue for two cores ends sooner
         start = networks if phase == "clean" else self.methods["undefended"]
-        learners = [self._learner(k, name, start[name], phase) for k, name in enumerate(names)]
+        learners = [self._learner(name, start[name], phase) for name in names]
         static = (
             [Learner(name, self.methods["undefended"][name], None, frozen=True) for name in self.names]
             if phase == "ensemble"
             else []
         )
-        pair = learners[: len(self.names)]
-        sources: list[Learner | None] = [
-            source(static or pair, k, 0) if len(pair) > 1 else None for k in range(len(pair))
-        ]
-        sources += [None] * (len(learners) - len(pair))
+        pair = [learner for learner in learners if learner.name != self.holdout]
+        sources: list[Learner | None] = [None] * (len(learners) - len(pair))
+        sources += [source(static or pair, k, 0) if len(pair) > 1 else None for k in range(len(pair))]
         rules = self._rules(phase, steps)
         monitor = Monitor(run, phase, learners, sources, rules, self.data, self.settings, iterations=steps,
                           adversarial=not clean, progress=display)  # fmt: skip
@@ -182,13 +183,13 @@ class Experiment:
                 "the best weights are kept")  # fmt: skip
         return {learner.name: learner.network for learner in learners}
 
-    def _learner(self, k: int, name: str, start: Network, phase: str) -> Learner:
+    def _learner(self, name: str, start: Network, phase: str) -> Learner:
         s, kind = self.settings, self.kinds[name]
         network = start
         if phase != "clean":
             network = models.build(kind, rng=0, **{f: v for f, v in start.definition.items() if f != "name"})
             network.set_state(start.state())
-        rate = s.rate(k if name != self.holdout else -1, kind)
+        rate = s.rate(self.names.index(name) if name != self.holdout else -1, kind)
         make = partial(optim.build, s.optimizer, momentum=s.momentum, weight_decay=s.weight_decay)
         learner = Learner(name, network, make(network.parameters(), rate))
         if phase in ("ensemble", "satm") and s.domain == "reversal" and s.r_da:

@@ -29,19 +29,22 @@ class Module:
     def __call__(self, *args: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward pass of its own.")
 
-    def children(self) -> Iterator[tuple[str, Module]]:
+    def children(self) -> list[tuple[str, Module]]:
         """Direct sub-modules by attribute name; those in a list by number."""
+        found: list[tuple[str, Module]] = []
         for name, value in vars(self).items():
             if isinstance(value, Module):
-                yield name, value
+                found.append((name, value))
             elif isinstance(value, list):
-                yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
+                found += ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
+        return found
 
-    def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    def modules(self, prefix: str = "") -> list[tuple[str, Module]]:
         """This module and all below it, with dotted names, in definition order."""
-        yield prefix, self
+        found = [(prefix, self)]
         for name, child in self.children():
-            yield from child.modules(f"{prefix}.{name}" if prefix else name)
+            found += child.modules(f"{prefix}.{name}" if prefix else name)
+        return found
 
     def parameters(self) -> dict[str, Tensor]:
         """{dotted name: Tensor} in definition order."""
@@ -89,7 +92,8 @@ class Module:
     def mode(self, training: bool) -> Iterator[None]:
         """Train or eval mode within a block; each module's own mode comes back afterwards."""
         before = [(module, module.training) for _, module in self.modules()]
-        self.train(training)
+        for module, _ in before:
+            module.training = training
         try:
             yield
         finally:

@@ -24,7 +24,7 @@ class Optimiser:
 
     def __init__(self, parameters: dict[str, Tensor], learning_rate: float, *, weight_decay: float = 0.0) -> None:
         self.parameters, self.learning_rate, self.weight_decay = parameters, learning_rate, weight_decay
-        self.slots = {name: dict.fromkeys(self.slot_names, 0 * t.data) for name, t in parameters.items()}
+        self.slots = {name: {s: np.zeros_like(t.data) for s in self.slot_names} for name, t in parameters.items()}
         self.steps = 0
 
     def step(self, factor: float = 1.0, clip: float | None = None) -> float:

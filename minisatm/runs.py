@@ -62,12 +62,17 @@ class RunFolder:
 
     def forget_after(self, phases: Sequence[str], phase: str, iteration: int) -> None:
         """Drop the rows that a resumed run will write again: this phase's from `iteration` on, and later phases'."""
+        rank = {name: k for k, name in enumerate(phases)}
         for file in ("log.csv", "epochs.csv"):
-            with open(self.path / file, newline="") as f:
-                header, *rows = csv.reader(f)
-            rank = {name: k for k, name in enumerate(phases)}
-            kept = [r for r in rows if (rank[r[0]], int(r[1])) < (rank[phase], iteration)]
-            self._write(file, [header, *kept])
+            try:
+                with open(self.path / file, newline="") as f:
+                    header, *rows = csv.reader(f)
+            except (OSError, ValueError) as problem:
+                raise InputError(
+                    f"{self.path / file} cannot be read ({problem}): start again with another --out."
+                ) from problem
+            whole = [r for r in rows if len(r) == len(header) and r[0] in rank]  # a power cut may leave half a row
+            self._write(file, [header, *(r for r in whole if (rank[r[0]], int(r[1])) < (rank[phase], iteration))])
 
     def _write(self, file: str, rows: list[list[str]], mode: str = "w") -> None:
         with open(self.path / file, mode, newline="") as f:
@@ -193,6 +198,8 @@ class Monitor:
                 }
                 if part == "validation":
                     own = terms["loss" if self.adversarial else "clean"]
+                    if not np.isfinite(own):
+                        raise self._diverged(f"the validation loss of {learner} is {own:g}", done - 1)
                     row[f"{learner}.validation_loss"] = own
                     loss += own
         epoch = done / self.data.train.steps_per_epoch

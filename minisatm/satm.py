@@ -111,15 +111,17 @@ def examples(learner: Learner, x: Array, y: Array, rules: Rules, iteration: int)
 
 def learn_from(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules, iteration: int) -> Losses:
     """Lines 7-9 and 13 (for the other network 10-12 and 14): one loss, one SGD step. x_adv None: clean training."""
-    learner.network.train()
+    if not learner.network.training:
+        learner.network.train()
     seed_dropout(learner.network, stream(rules.seed, learner.name, "dropout", iteration))
-    total, terms = loss_terms(learner, x, y, x_adv, rules)
-    if np.isfinite(terms["loss"]):
-        total.backward()
-        factor = rules.schedule(iteration)
-        terms["gradient_norm"] = learner.optimiser.step(factor, rules.clip)  # 13, 14: w <- w + SGD(lr, Loss, w)
-        if learner.domain_optimiser is not None:
-            learner.domain_optimiser.step(factor, rules.clip)
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever watches the loop says it in words
+        total, terms = loss_terms(learner, x, y, x_adv, rules)
+        if np.isfinite(terms["loss"]):
+            total.backward()
+            factor = rules.schedule(iteration)
+            terms["gradient_norm"] = learner.optimiser.step(factor, rules.clip)  # 13, 14: w <- w + SGD(lr, Loss, w)
+            if learner.domain_optimiser is not None:
+                learner.domain_optimiser.step(factor, rules.clip)
     return terms
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import config, models
 from .attacks import ATTACKS
@@ -33,12 +33,27 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def boolean(text: str) -> bool:
-    return {"on": True, "off": False}[text]
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r}: choose on or off")
+    return text == "on"
+
+
+def folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name; name a folder")
+    return Path(text)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with an option in one sentence, without the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see --help.\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; options not given stay out of the namespace, so that presets and --resume fill them."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m minisatm.train", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
@@ -53,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         choices=config.METHODS,
         help="compare: clean, then control, ensemble and satm from the same start; or one of them (smoke, paper: satm)",
     )
-    group.add_argument("--out", type=Path, metavar="DIR", help="run folder; must not exist")
+    group.add_argument("--out", type=folder, metavar="DIR", help="run folder; must not exist")
     group.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     group.add_argument("--config", type=Path, metavar="FILE", help="settings from another run's config.json")
     group.add_argument("--seed", type=int, help="of everything random (default 0)")
@@ -192,6 +207,12 @@ def main(argv: list[str] | None = None) -> int:
             report = experiment.run_new(settings, out)
     except InputError as problem:
         print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except OSError as problem:
+        print(f"error: {problem.filename or out}: {problem.strerror or problem}.", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("error: not enough memory: use a smaller --batch, --size or --width.", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt):
         resume = out is not None and (out / "last.h5").exists()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,23 +81,33 @@ def variant_of(path: str | Path, name: str) -> dict[str, Any]:
     """The fields of the definition in a weights file that are not its shape (eps, stride, mean ...), for build()."""
     with open_h5(path) as file:
         definition = json.loads(file.attrs.get("definition", "{}"))
+    if not isinstance(definition, dict):
+        raise InputError(f"{path} holds no network definition: copy or make it again.")
     if definition.get("name", name) != name:
         raise InputError(f"{path} holds weights of {definition['name']}, not of {name}: name that network instead.")
     return {field: value for field, value in definition.items() if field not in SHAPE_FIELDS}
 
 
-def open_h5(path: str | Path) -> Any:
-    """An open .h5 file for reading; InputError when it is missing, cut or something else."""
+@contextmanager
+def open_h5(path: str | Path) -> Iterator[Any]:
+    """An .h5 file open for reading; an InputError names it when it is missing, cut, damaged or something else."""
     import h5py
 
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}: check the path.")
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as problem:
         raise InputError(
             f"{path} is not a whole .h5 file (cut short, or of another kind): copy or make it again."
         ) from problem
+    with file:
+        try:
+            yield file
+        except InputError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as problem:  # what h5py raises on bad bytes
+            raise InputError(f"{path} is damaged or of another kind ({problem}): copy or make it again.") from problem
 
 
 def write_atomically(path: str | Path, fill: Callable[[Any], None]) -> None:
@@ -121,7 +132,8 @@ def write_arrays(group: Any, arrays: dict[str, Any]) -> None:
 
 def read_arrays(group: Any) -> dict[str, np.ndarray]:
     """Every data set of a group, in the order they were written in by name."""
-    try:
-        return {name: group[name][()] for name in group}
-    except (OSError, KeyError) as problem:
-        raise InputError(f"{group.file.filename} is damaged ({problem}): copy or make it again.") from problem
+    arrays = {name: group[name][()] for name in group}
+    for name, array in arrays.items():
+        if getattr(array, "dtype", np.dtype(object)).kind not in "fiu":
+            raise InputError(f"{group.file.filename} holds no numbers in {name}: copy or make it again.")
+    return arrays

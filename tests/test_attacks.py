@@ -1,0 +1,396 @@
+"""The attacks: published examples bit for bit, the ball and the box, and a network that crafting leaves untouched."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minisatm import InputError, Tensor, attacks, models, ops, tape
+from minisatm.kernels import numpy_kernels
+from minisatm.layers import BatchNorm, Module
+
+GOLDEN = Path(__file__).parent / "golden" / "attacks.npz"
+EPSILON = 16 / 256
+SLACK = 2e-7  # x is at most 1, so x + epsilon - x is off by a few units of 2^-24
+
+
+class Dense(Module):
+    """The 12-8(tanh)-4 network that the published examples were crafted with."""
+
+    def __init__(self, stored):
+        for name in ("W1", "b1", "W2", "b2"):
+            setattr(self, name, Tensor(stored[name], requires_grad=True))
+
+    def __call__(self, x):
+        features = ops.tanh(ops.linear(x.reshape(len(x), -1), self.W1, self.b1))
+        return ops.linear(features, self.W2, self.b2), features
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def dense(golden):
+    return Dense(golden)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """A thin ResNet20 whose running statistics and affine terms are not those of its start."""
+    network = models.build("resnet20", classes=5, width=1 / 4, size=16, rng=0)
+    rng = np.random.default_rng(5)
+    for _, module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.gamma.data = rng.uniform(0.5, 1, module.gamma.shape).astype(np.float32)
+            module.mean = (0.2 * rng.standard_normal(module.mean.shape)).astype(np.float32)
+            module.var = rng.uniform(0.5, 2, module.var.shape).astype(np.float32)
+    return network
+
+
+def images(count=4, seed=1, size=16, channels=3, classes=5):
+    rng = np.random.default_rng(seed)
+    return rng.random((count, size, size, channels), np.float32), rng.integers(0, classes, count)
+
+
+def run(name, network, x, y, **options):
+    if name in attacks.RANDOM:
+        options.setdefault("rng", np.random.default_rng(7))
+    return attacks.ATTACKS[name](network, x, y, **options)
+
+
+# Published examples
+
+
+def published(name, dense, golden):
+    x, y, noise, epsilon = golden["x"], golden["y"], golden["noise"], float(golden["eps"])
+    return {
+        "fgsm": lambda: attacks.fgsm(dense, x, y, epsilon=epsilon),
+        "stepll": lambda: attacks.step_ll(dense, x, y, epsilon=epsilon),
+        "stepll_seedplus": lambda: attacks.step_ll(dense, x, y, epsilon=epsilon, as_printed=True),
+        "rfgsm_clipmid": lambda: attacks.r_fgsm(dense, x, y, epsilon=epsilon, noise=noise),
+        "rstepll_minus": lambda: attacks.r_step_ll(dense, x, y, epsilon=epsilon, noise=noise),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "stepll", "stepll_seedplus", "rfgsm_clipmid", "rstepll_minus"])
+def test_published_examples_bit_for_bit(name, dense, golden):
+    ours = published(name, dense, golden)
+    assert ours.dtype == np.float32
+    assert ours.tobytes() == golden[name].tobytes()
+
+
+def test_published_examples_tell_the_variants_apart(dense, golden):
+    """Clipping only at the end, or stepping the other way, gives others: the comparison above means something."""
+    assert not np.array_equal(published("rfgsm_clipmid", dense, golden), golden["rfgsm_noclipmid"])
+    assert not np.array_equal(published("stepll", dense, golden), golden["stepll_seedplus"])
+    assert not np.array_equal(published("rstepll_minus", dense, golden), golden["rfgsm_clipmid"])
+
+
+def test_least_likely_of_the_published_network(dense, golden):
+    assert np.array_equal(attacks.least_likely(dense, golden["x"]), golden["yll"])
+
+
+def test_input_gradient_by_hand(dense, golden):
+    """dJ/dx of a two-layer network, written out in float64."""
+    x, W1, b1, W2, b2 = (golden[k].astype(np.float64) for k in ("x", "W1", "b1", "W2", "b2"))
+    hidden = np.tanh(x.reshape(16, -1) @ W1 + b1)
+    logits = hidden @ W2 + b2
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.arange(16), golden["y"]] -= 1
+    expected = (((p @ W2.T) * (1 - hidden**2)) @ W1.T).reshape(x.shape)
+    ours = attacks.input_gradient(dense, golden["x"], golden["y"])
+    assert np.abs(ours - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+# The ball and the box
+
+
+@given(
+    name=st.sampled_from(sorted(attacks.ATTACKS)),
+    epsilon=st.sampled_from([0.0, 1 / 256, 8 / 256, 16 / 256, 0.3, 1.0]),
+    share=st.sampled_from([None, 0.0, 0.25, 0.5, 0.9]),
+    corner=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 2**20),
+)
+def test_inside_the_ball_and_the_box(dense, name, epsilon, share, corner, seed):
+    rng = np.random.default_rng(seed)
+    x = np.where(rng.random((6, 1, 3, 4)) < 0.3, corner, rng.random((6, 1, 3, 4))).astype(np.float32)
+    kept = x.copy()
+    alpha = {} if share is None or name not in attacks.RANDOM else {"alpha": share * epsilon}
+    adversarial = run(name, dense, x, rng.integers(0, 4, 6), epsilon=epsilon, **alpha, **_rng(name, rng))
+    assert adversarial.dtype == np.float32 and adversarial.shape == x.shape
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
+    assert np.abs(adversarial.astype(np.float64) - x).max() <= epsilon + SLACK
+    assert np.array_equal(x, kept)
+    if epsilon == 0:
+        assert np.array_equal(adversarial, x)
+
+
+def _rng(name, rng):
+    return {"rng": rng} if name in attacks.RANDOM else {}
+
+
+@pytest.mark.parametrize("share", [0, 1 / 4, 1 / 2, 3 / 4])
+def test_r_fgsm_spends_the_whole_budget(dense, golden, share):
+    """alpha at random and epsilon - alpha along the gradient: where the two agree, a pixel moves by all of epsilon.
+
+    A second step of alpha would move it by epsilon / 2 at alpha = epsilon / 4.
+    """
+    x = np.full_like(golden["x"], 0.5) + golden["x"] / 100  # far from 0 and 1, so that nothing is clipped
+    alpha = share * EPSILON
+    adversarial = attacks.r_fgsm(dense, x, golden["y"], epsilon=EPSILON, alpha=alpha, noise=golden["noise"])
+    signs = np.sign(golden["noise"])
+    start = x + alpha * signs
+    g = np.sign(attacks.input_gradient(dense, start, golden["y"]))
+    moved = np.abs(adversarial - x)
+    assert np.allclose(moved[g == signs], EPSILON, rtol=0, atol=SLACK) and (g == signs).sum() > 20
+    assert np.allclose(moved[g == -signs], abs(EPSILON - 2 * alpha), rtol=0, atol=SLACK) and (g == -signs).sum() > 20
+
+
+def test_alpha_is_half_of_epsilon_unless_given(dense, golden):
+    x, y, noise = golden["x"], golden["y"], golden["noise"]
+    default = attacks.r_fgsm(dense, x, y, epsilon=0.1, noise=noise)
+    assert np.array_equal(default, attacks.r_fgsm(dense, x, y, epsilon=0.1, alpha=0.05, noise=noise))
+    assert not np.array_equal(default, attacks.r_fgsm(dense, x, y, epsilon=0.1, alpha=0.025, noise=noise))
+    assert attacks.resolve_alpha(EPSILON, None) == EPSILON / 2
+    assert attacks.resolve_alpha(EPSILON, 0.01) == 0.01
+
+
+def test_r_step_ll_aims_at_the_least_likely_class_of_the_clean_image(dense, golden):
+    """Not of the image after the random step; with a large one they differ."""
+    x, noise = golden["x"], golden["noise"]
+    start = np.clip(x + 0.5 * np.sign(noise), 0, 1)
+    of_clean, of_start = attacks.least_likely(dense, x), attacks.least_likely(dense, start)
+    assert (of_clean != of_start).any()
+    by_hand = np.clip(start - 0.4 * np.sign(attacks.input_gradient(dense, start, of_clean)), 0, 1)
+    ours = attacks.r_step_ll(dense, x, golden["y"], epsilon=0.9, alpha=0.5, noise=noise)
+    assert np.array_equal(ours, by_hand)
+
+
+def test_fgsm_raises_the_loss_and_step_ll_the_least_likely_probability(dense, golden):
+    def loss(x, y):
+        return float(ops.softmax_cross_entropy(dense(Tensor(x))[0], Tensor(y)))
+
+    x, y, y_ll = golden["x"], golden["y"], golden["yll"]
+    assert loss(attacks.fgsm(dense, x, y), y) > loss(x, y) + 0.01
+    assert loss(attacks.step_ll(dense, x, y), y_ll) < loss(x, y_ll) - 0.01
+    assert loss(attacks.step_ll(dense, x, y, as_printed=True), y_ll) > loss(x, y_ll) + 0.01
+
+
+@pytest.mark.parametrize("name", ["step_ll", "r_step_ll"])
+def test_least_likely_attacks_do_not_read_y(dense, golden, name):
+    x, y = golden["x"], golden["y"]
+    assert np.array_equal(run(name, dense, x, y), run(name, dense, x, (y + 1) % 4))
+
+
+# One image alone, or among others
+
+
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+def test_an_image_alone_is_attacked_as_among_others(resnet, name):
+    """J is summed, not averaged: each image's gradient is its own. BLAS rounds differently by batch: hence a margin."""
+    x, y = images(6)
+    noise = {"noise": np.random.default_rng(3).standard_normal(x.shape)} if name in attacks.RANDOM else {}
+    together = attacks.ATTACKS[name](resnet, x, y, **noise)
+    start = np.clip(x + EPSILON / 2 * np.sign(noise["noise"]), 0, 1).astype(np.float32) if noise else x
+    labels = attacks.least_likely(resnet, x) if name.endswith("step_ll") else y
+    for i in range(len(x)):
+        one = {k: v[i : i + 1] for k, v in noise.items()}
+        alone = attacks.ATTACKS[name](resnet, x[i : i + 1], y[i : i + 1], **one)[0]
+        g = attacks.input_gradient(resnet, start, labels)[i]
+        clear = np.abs(g) > 1e-4 * np.abs(g).max()
+        assert clear.mean() > 0.95
+        assert np.abs(alone - together[i])[clear].max() <= SLACK
+
+
+def test_input_gradient_of_a_sum(resnet):
+    """Twice the same image: the gradient of each is that of the image alone, not half of it."""
+    x, y = images(1)
+    alone = attacks.input_gradient(resnet, x, y)
+    twice = attacks.input_gradient(resnet, np.concatenate([x, x]), np.concatenate([y, y]))
+    assert np.abs(twice - alone).max() <= 1e-5 * np.abs(alone).max()
+
+
+# The network afterwards
+
+
+@pytest.mark.parametrize("craft_mode", ["eval", "train"])
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+def test_crafting_leaves_the_network_as_it_was(resnet, name, craft_mode):
+    network = resnet
+    kept = np.float32(0.25)
+    for t in network.parameters().values():
+        t.grad = np.full(t.shape, kept)
+    modules = [module for _, module in network.modules()]
+    for i, module in enumerate(modules):
+        module.training = i % 3 == 0  # a mixture that neither train() nor eval() would give back
+    state = {n: a.tobytes() for n, a in network.state().items()}
+    versions = {n: t.version for n, t in network.parameters().items()}
+    x, y = images()
+    try:
+        run(name, network, x, y, craft_mode=craft_mode)
+        assert {n: a.tobytes() for n, a in network.state().items()} == state
+        assert {n: t.version for n, t in network.parameters().items()} == versions
+        assert all((t.grad == kept).all() for t in network.parameters().values())
+        assert all(t.requires_grad for t in network.parameters().values())
+        assert [module.training for module in modules] == [i % 3 == 0 for i in range(len(modules))]
+    finally:
+        network.train().zero_grad()
+
+
+def test_modes_and_buffers_come_back_after_an_error(resnet):
+    resnet.train()
+    resnet.stem.training = False
+    state = {n: a.tobytes() for n, a in resnet.state().items()}
+    x, _ = images(2)
+    with pytest.raises(InputError):
+        attacks.fgsm(resnet, x, np.array([0, 5]), craft_mode="train")
+    assert {n: a.tobytes() for n, a in resnet.state().items()} == state
+    assert resnet.training and not resnet.stem.training
+    resnet.train()
+
+
+def test_craft_mode_decides_which_statistics_count(resnet):
+    x, y = images()
+    in_eval = attacks.input_gradient(resnet, x, y, craft_mode="eval")
+    resnet.eval()
+    assert np.array_equal(in_eval, attacks.input_gradient(resnet, x, y))
+    resnet.train()
+    assert np.array_equal(in_eval, attacks.input_gradient(resnet, x, y))
+    in_train = attacks.input_gradient(resnet, x, y, craft_mode="train")
+    assert np.abs(in_train - in_eval).max() > 0.01 * np.abs(in_eval).max()
+
+
+def test_no_weight_gradient_is_computed(resnet, monkeypatch):
+    calls = []
+    real = numpy_kernels.conv2d_gw
+    monkeypatch.setattr(numpy_kernels, "conv2d_gw", lambda *a, **k: calls.append(1) or real(*a, **k))
+    x, y = images(2)
+    for name in attacks.ATTACKS:
+        for craft_mode in ("eval", "train"):
+            run(name, resnet, x, y, craft_mode=craft_mode)
+    assert calls == []
+    ops.softmax_cross_entropy(resnet(Tensor(x))[0], Tensor(y)).backward()  # the probe does see a weight gradient
+    assert len(calls) == sum(t.ndim == 4 for t in resnet.parameters().values())
+    resnet.zero_grad()
+
+
+def test_the_tape_knows_only_the_image_while_crafting(resnet, monkeypatch):
+    """Nothing that a weight's gradient would read is kept: the one leaf that any node leads to is the image."""
+    leaves = []
+    real = tape.Node.__init__
+
+    def init(self, name, parents, *rest):
+        leaves.extend(p for p in parents if isinstance(p, Tensor))
+        real(self, name, parents, *rest)
+
+    monkeypatch.setattr(tape.Node, "__init__", init)
+    x, y = images(2)
+    attacks.fgsm(resnet, x, y)
+    assert len({id(leaf) for leaf in leaves}) == 1 and leaves[0].shape == x.shape
+
+
+# Random numbers
+
+
+@pytest.mark.parametrize("name", attacks.RANDOM)
+def test_the_same_stream_gives_the_same_example(dense, golden, name):
+    x, y = golden["x"], golden["y"]
+    first, again, other = (run(name, dense, x, y, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_the_random_step_is_made_of_fair_signs(dense):
+    """At alpha just below epsilon the example shows the signs themselves: each pixel of its own, half of them plus."""
+    x = np.full((400, 1, 3, 4), 0.5, np.float32)
+    moved = attacks.r_fgsm(dense, x, np.zeros(400, int), epsilon=0.1, alpha=0.0999, rng=np.random.default_rng(0)) - x
+    plus = moved > 0
+    assert np.allclose(np.abs(moved), 0.1, atol=3e-4)
+    assert abs(plus.mean() - 0.5) < 0.03  # 4800 fair coins: four standard deviations
+    assert np.abs(np.corrcoef(plus.reshape(400, 12).T) - np.eye(12)).max() < 0.25
+
+
+def test_craft_by_name_equals_the_function(dense, golden):
+    x, y = golden["x"], golden["y"]
+    for name in attacks.ATTACKS:
+        by_name = attacks.craft(name, dense, x, y, epsilon=0.1, alpha=0.02, rng=np.random.default_rng(7))
+        extra = {"alpha": 0.02} if name in attacks.RANDOM else {}
+        assert np.array_equal(by_name, run(name, dense, x, y, epsilon=0.1, **extra))
+
+
+# Refusals
+
+
+def refused(dense, golden, **changes):
+    options = {"x": golden["x"], "y": golden["y"], "rng": np.random.default_rng(0), **changes}
+    with pytest.raises(InputError) as problem:
+        attacks.r_fgsm(dense, options.pop("x"), options.pop("y"), **options)
+    return str(problem.value)
+
+
+@pytest.mark.parametrize("alpha", [EPSILON, 0.2, -0.01, float("nan")])
+def test_alpha_must_be_below_epsilon(dense, golden, alpha):
+    message = refused(dense, golden, epsilon=EPSILON, alpha=alpha)
+    assert message.startswith(f"alpha {alpha:g} must be below epsilon 0.0625")
+    assert "leave alpha out for epsilon / 2" in message
+
+
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+@pytest.mark.parametrize("epsilon", [-0.1, 1.5, 16.0, float("nan")])
+def test_epsilon_is_in_pixels_of_the_unit_range(dense, golden, name, epsilon):
+    with pytest.raises(InputError, match=r"epsilon \S+ is not in pixels of \[0, 1\]: write it like 16/256"):
+        run(name, dense, golden["x"], golden["y"], epsilon=epsilon)
+
+
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+@pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, float("nan"), float("inf")])
+def test_images_must_lie_in_the_unit_range(dense, golden, name, value):
+    x = golden["x"].copy()
+    x[3, 0, 1, 2] = value
+    with pytest.raises(InputError, match=r"images must lie in \[0, 1\] without NaN .*divide 8-bit pixels by 255"):
+        run(name, dense, x, golden["y"])
+
+
+def test_shapes_must_fit(dense, golden):
+    x, y = golden["x"], golden["y"]
+    assert refused(dense, golden, x=x[0]) == "an attack takes x (N, H, W, C) and y (N,), got (1, 3, 4) and (16,)."
+    assert refused(dense, golden, y=y[:5]) == "an attack takes x (N, H, W, C) and y (N,), got (16, 1, 3, 4) and (5,)."
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_labels_must_be_classes(dense, golden, wrong):
+    y = golden["y"].copy()
+    y[2] = wrong
+    assert f"label {wrong} is out of range: the network has 4 classes" in refused(dense, golden, y=y)
+
+
+def test_random_attacks_need_their_randomness(dense, golden):
+    assert refused(dense, golden, rng=None) == "a random attack needs rng (a numpy Generator) or the noise itself."
+
+
+def test_unknown_names(dense, golden):
+    with pytest.raises(InputError, match="unknown attack 'pgdx': choose one of fgsm, step_ll, r_fgsm, r_step_ll"):
+        attacks.craft("pgdx", dense, golden["x"], golden["y"], epsilon=0.1, alpha=None, rng=None)
+    with pytest.raises(InputError, match="craft mode 'both': choose eval or train"):
+        attacks.fgsm(dense, golden["x"], golden["y"], craft_mode="both")
+
+
+def test_input_error_is_a_value_error():
+    assert issubclass(InputError, ValueError)
+
+
+@settings(max_examples=20)
+@given(classes=st.integers(2, 6), seed=st.integers(0, 2**20))
+def test_least_likely_is_the_smallest_logit(classes, seed):
+    network = models.build("resnet20", classes=classes, width=1 / 8, size=8, rng=seed)
+    x, _ = images(3, seed=seed, size=8)
+    with network.mode(False):
+        logits = network(Tensor(x))[0].data
+    assert np.array_equal(attacks.least_likely(network, x), logits.argmin(axis=1))
