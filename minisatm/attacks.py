@@ -153,7 +153,7 @@ def resolve_alpha(epsilon: float, alpha: float | None) -> float:
         return epsilon / 2
     if alpha < 0:
         raise InputError(f"alpha {alpha:g} is negative: leave it out for epsilon / 2.")
-    if alpha >= epsilon and alpha != 0:
+    if not alpha < epsilon and alpha != 0:  # also NaN
         raise InputError(
             f"alpha {alpha:g} must be below epsilon {epsilon:g}: the random step may not use up the whole budget; "
             "leave alpha out for epsilon / 2."

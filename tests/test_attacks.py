@@ -335,7 +335,11 @@ def refused(dense, golden, **changes):
     return str(problem.value)
 
 
-@pytest.mark.parametrize("alpha", [EPSILON, 0.2, -0.01, float("nan")])
+def test_alpha_must_not_be_negative(dense, golden):
+    assert refused(dense, golden, epsilon=EPSILON, alpha=-0.01).startswith("alpha -0.01 is negative: leave it out")
+
+
+@pytest.mark.parametrize("alpha", [EPSILON, 0.2, float("nan")])
 def test_alpha_must_be_below_epsilon(dense, golden, alpha):
     message = refused(dense, golden, epsilon=EPSILON, alpha=alpha)
     assert message.startswith(f"alpha {alpha:g} must be below epsilon 0.0625")
