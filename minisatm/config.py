@@ -18,9 +18,27 @@ from .errors import InputError
 from .optim import OPTIMISERS
 
 METHODS = ("compare", "clean", "ensemble", "satm")
-DATA = ("faces", "adience", "mnist", "folder")
-LABELS = ("strict", "strict+fix", "mapped")
-FOLDS = 5
+CHOICES: dict[str, Sequence[Any]] = {
+    "method": METHODS,
+    "attack": tuple(ATTACKS),
+    "domain": ("none", "reversal"),
+    "loss_norm": ("sum", "half"),
+    "craft_mode": ("eval", "train"),
+    "bn_batches": ("joint", "separate"),
+    "schedule": ("constant", "cosine"),
+    "optimizer": tuple(OPTIMISERS),
+    "data": ("faces", "adience", "mnist", "folder"),
+    "labels": ("strict", "strict+fix", "mapped"),
+    "fold": range(5),
+    "backend": ("numpy", "cupy"),
+}
+LIMITS: dict[str, tuple[float, float]] = {
+    "width": (1 / 512, 16), "size": (8, 2048), "batch": (1, math.inf), "faces": (1, math.inf), "dropout": (0, 0.99),
+    "momentum": (0, 0.999), "weight_decay": (0, math.inf), "da_learning_rate": (0, math.inf), "clip": (0, math.inf),
+    "r_adv": (0, math.inf), "r_da": (0, math.inf), "warmup": (0, math.inf), "patience": (0, math.inf),
+    "clean_iterations": (0, math.inf), "iterations": (0, math.inf), "evaluate_every": (0, math.inf),
+    "evaluate_images": (1, math.inf), "test_images": (0, math.inf), "seed": (0, math.inf),
+}  # fmt: skip
 LEARNING_RATES = {"vgg16": 0.05}  # of the toy and smoke presets; 0.1 for residual networks
 
 
@@ -92,20 +110,19 @@ class Settings:
             value = getattr(self, field.name)
             if not fits(value):
                 raise InputError(f"{_option(field.name)} must be {what}, not {value!r}.")
-        _choice("method", self.method, METHODS)
-        _choice("attack", self.attack, tuple(ATTACKS))
-        _choice("domain", self.domain, ("none", "reversal"))
-        _choice("loss norm", self.loss_norm, ("sum", "half"))
-        _choice("craft mode", self.craft_mode, ("eval", "train"))
-        _choice("bn batches", self.bn_batches, ("joint", "separate"))
-        _choice("schedule", self.schedule, ("constant", "cosine"))
-        _choice("optimizer", self.optimizer, tuple(OPTIMISERS))
-        _choice("data", self.data, DATA)
-        _choice("labels", self.labels, LABELS)
-        _choice("fold", self.fold, range(FOLDS))
-        resolve_alpha(self.epsilon, self.alpha)
+        for name, known in CHOICES.items():
+            _choice(name.replace("_", " "), getattr(self, name), known)
         for kind in [*self.named_networks().values(), *([self.holdout] if self.holdout != "none" else [])]:
             _choice("network", kind, models.NAMES)
+        for name, (least, most) in LIMITS.items():
+            _in_range(name, getattr(self, name), least, most)
+        for rate in self.learning_rate:
+            _in_range("learning_rate", rate, 0, math.inf)
+        resolve_alpha(self.epsilon, self.alpha)
+        self._check_counts()
+        return self
+
+    def _check_counts(self) -> None:
         given = len(self.networks)
         if self.method != "clean" and given < 2:
             raise InputError(
@@ -119,34 +136,6 @@ class Settings:
             raise InputError(
                 f"--learning-rate has {len(self.learning_rate)} values for {given} networks: give one, or one each."
             )
-        for name in ("width", "size", "batch", "evaluate_images"):
-            _at_least(name, getattr(self, name), 1e-6)
-        for name in (
-            "clean_iterations",
-            "iterations",
-            "warmup",
-            "patience",
-            "evaluate_every",
-            "r_adv",
-            "r_da",
-            "momentum",
-            "seed",
-            "weight_decay",
-            "da_learning_rate",
-            "clip",
-            "test_images",
-        ):
-            _at_least(name, getattr(self, name), 0)
-        for rate in self.learning_rate:
-            _at_least("learning_rate", rate, 0)
-        for name, most in (("width", 16), ("size", 2048)):
-            if getattr(self, name) > most:
-                raise InputError(f"{_option(name)} {getattr(self, name):g} is too large: {most} at most.")
-        if self.momentum >= 1:
-            raise InputError(f"--momentum {self.momentum:g} must lie in [0, 1).")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout {self.dropout:g} must lie in [0, 1).")
-        return self
 
     def named_networks(self) -> dict[str, str]:
         """{name: kind}; a kind that comes twice without names is numbered."""
@@ -239,6 +228,10 @@ def _choice(what: str, value: Any, known: Sequence[Any]) -> None:
         raise InputError(f"unknown {what} {value!r}: choose {', '.join(map(str, known))}.")
 
 
-def _at_least(name: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
-        raise InputError(f"{_option(name)} {value:g} is too small.")
+def _in_range(name: str, value: float | None, least: float, most: float) -> None:
+    if value is None:
+        return
+    if value < least:
+        raise InputError(f"{_option(name)} {value:g} is too small: {least:g} at least.")
+    if value > most:
+        raise InputError(f"{_option(name)} {value:g} is too large: {most:g} at most.")

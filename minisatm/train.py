@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import config, models
-from .attacks import ATTACKS
 from .errors import InputError
 from .runs import Interrupted
 
@@ -51,113 +50,89 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see --help.\n")
 
 
+# What each option is to argparse, by group; config.Settings holds their defaults.
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "the run": {
+        "preset": dict(
+            choices=list(config.PRESETS),
+            help="toy (no arguments), smoke (seconds) or paper (224x224, batch 8, rate 1e-5, 10,000 iterations)",
+        ),
+        "method": dict(
+            help="compare: clean, then control, ensemble and satm from the same start; or one (smoke, paper: satm)"
+        ),
+        "out": dict(type=folder, metavar="DIR", help="run folder; must not exist"),
+        "resume": dict(type=Path, metavar="DIR", help="go on with an interrupted run"),
+        "config": dict(type=Path, metavar="FILE", help="settings from another run's config.json"),
+        "seed": dict(type=int, help="of everything random (default 0)"),
+        "backend": dict(help="where the arrays live (default numpy)"),
+    },
+    "networks": {
+        "networks": dict(
+            type=words, metavar="A,B", help=f"kinds ({', '.join(models.NAMES)}) or name=kind (paper: vgg16,resnet50)"
+        ),
+        "holdout": dict(
+            metavar="KIND", help="attacks the others, is never trained against; none for none (paper: resnet101)"
+        ),
+        "weights": dict(type=words, metavar="A.h5,B.h5", help="start from these files, one per network"),
+        "width": dict(type=config.fraction, help="every channel count times this (paper 1; default 1/8)"),
+        "size": dict(type=int, help="side of the input in pixels (paper 224; default 48)"),
+        "dropout": dict(type=float, help="of VGG's dense layers (paper preset 0.5; default 0)"),
+    },
+    "data": {
+        "data": dict(help="the data set; faces are drawn where no --data-dir is given"),
+        "data-dir": dict(metavar="DIR", help="where the data set lies"),
+        "faces": dict(type=int, metavar="N", help="how many faces to draw"),
+        "fold": dict(type=int, help="the test fold of Adience and faces"),
+        "labels": dict(help="which of Adience's age labels count"),
+        "augment": dict(type=boolean, metavar="on|off", help="mirror and shift the training images"),
+    },
+    "attack and losses (pixels in [0, 1])": {
+        "attack": dict(help="crafted in training and tests (paper: r_fgsm, called R+Step-LL there)"),
+        "epsilon": dict(type=config.fraction, help="size of the perturbation (paper 16/256; toy preset 24/256)"),
+        "alpha": dict(type=config.fraction, help="size of its random part, below epsilon (paper, default: epsilon/2)"),
+        "r-adv": dict(type=float, help="weight of the adversarial loss (our choice 1)"),
+        "r-da": dict(type=float, help="weight of the domain loss (our choice 0.1)"),
+        "domain": dict(help="domain classifier behind a gradient reversal (paper; strength 1, width 256 our choice)"),
+        "loss-norm": dict(help="sum of clean and adversarial loss (paper), or half of it: their mean (Tramer)"),
+        "craft-mode": dict(help="batch norm while crafting (our choice eval)"),
+        "bn-batches": dict(help="clean and adversarial images as one batch (our choice) or two"),
+    },
+    "optimisation": {
+        "optimizer": dict(help="sgd has momentum (paper: sgd)"),
+        "learning-rate": dict(
+            type=numbers, metavar="R[,R]", help="one for all networks or one each (paper 1e-5, printed there as e^-5)"
+        ),
+        "da-learning-rate": dict(type=float, help="the domain classifier's own (default: its network's)"),
+        "momentum": dict(type=float, help="(our choice 0.9)"),
+        "weight-decay": dict(type=float, help="(default 0)"),
+        "schedule": dict(help="of the learning rate (paper preset constant)"),
+        "warmup": dict(type=int, help="iterations of linear warm-up"),
+        "clip": dict(type=float, help="largest gradient norm; 0 for no limit"),
+        "batch": dict(type=int, help="images per step (paper 8)"),
+        "iterations": dict(type=int, help="steps of the method (paper 10,000)"),
+        "clean-iterations": dict(type=int, help="steps of the fine-tuning before it; 0 skips it"),
+        "patience": dict(
+            type=int, help="stop after so many evaluations without a lower validation loss; 0 never (our choice 5)"
+        ),
+        "evaluate-every": dict(type=int, metavar="ITERATIONS", help="how often to validate (0: once an epoch)"),
+        "evaluate-images": dict(type=int, help="of each part, when validating"),
+        "test-images": dict(type=int, help="measure on so many of the test images (0: all)"),
+    },
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; options not given stay out of the namespace, so that presets and --resume fill them."""
     p = Parser(
-        prog="python -m minisatm.train", description=__doc__, epilog=EXAMPLES,
+        prog="python -m minisatm.train", usage="%(prog)s [options]", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
-    group = p.add_argument_group("the run")
-    group.add_argument(
-        "--preset",
-        choices=list(config.PRESETS),
-        help="toy (no arguments), smoke (seconds) or paper (224x224, batch 8, rate 1e-5, 10,000 iterations)",
-    )
-    group.add_argument(
-        "--method",
-        choices=config.METHODS,
-        help="compare: clean, then control, ensemble and satm from the same start; or one of them (smoke, paper: satm)",
-    )
-    group.add_argument("--out", type=folder, metavar="DIR", help="run folder; must not exist")
-    group.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
-    group.add_argument("--config", type=Path, metavar="FILE", help="settings from another run's config.json")
-    group.add_argument("--seed", type=int, help="of everything random (default 0)")
-    group.add_argument("--backend", choices=["numpy", "cupy"], help="where the arrays live (default numpy)")
-
-    group = p.add_argument_group("networks")
-    group.add_argument(
-        "--networks",
-        type=words,
-        metavar="A,B",
-        help=f"kinds ({', '.join(models.NAMES)}) or name=kind (paper: vgg16,resnet50)",
-    )
-    group.add_argument(
-        "--holdout",
-        metavar="KIND",
-        help="attacks the others but is never trained against; none for none (paper: resnet101)",
-    )
-    group.add_argument("--weights", type=words, metavar="A.h5,B.h5", help="start from these files, one per network")
-    group.add_argument("--width", type=config.fraction, help="every channel count times this (paper 1; default 1/8)")
-    group.add_argument("--size", type=int, help="side of the input in pixels (paper 224; default 48)")
-    group.add_argument("--dropout", type=float, help="of VGG's dense layers (paper preset 0.5; default 0)")
-
-    group = p.add_argument_group("data")
-    group.add_argument(
-        "--data", choices=["faces", "adience", "mnist", "folder"], help="faces are drawn where no --data-dir is given"
-    )
-    group.add_argument("--data-dir", metavar="DIR", help="where the data set lies")
-    group.add_argument("--faces", type=int, metavar="N", help="how many faces to draw")
-    group.add_argument("--fold", type=int, choices=range(5), help="the test fold of Adience and faces")
-    group.add_argument(
-        "--labels", choices=["strict", "strict+fix", "mapped"], help="which of Adience's age labels count"
-    )
-    group.add_argument("--augment", type=boolean, metavar="on|off", help="mirror and shift the training images")
-
-    group = p.add_argument_group("attack and losses (pixels in [0, 1])")
-    group.add_argument(
-        "--attack", choices=list(ATTACKS), help="crafted in training and tests (paper: r_fgsm, called R+Step-LL there)"
-    )
-    group.add_argument("--epsilon", type=config.fraction, help="size of the perturbation (paper 16/256)")
-    group.add_argument(
-        "--alpha", type=config.fraction, help="size of its random part, below epsilon (paper and default epsilon/2)"
-    )
-    group.add_argument("--r-adv", type=float, help="weight of the adversarial loss (our choice 1)")
-    group.add_argument("--r-da", type=float, help="weight of the domain loss (our choice 0.1)")
-    group.add_argument(
-        "--domain",
-        choices=["none", "reversal"],
-        help="domain classifier behind a gradient reversal (paper: reversal, strength 1 and width 256 our choice)",
-    )
-    group.add_argument(
-        "--loss-norm", choices=["sum", "half"], help="sum of clean and adversarial loss (paper), or their mean (Tramer)"
-    )
-    group.add_argument("--craft-mode", choices=["eval", "train"], help="batch norm while crafting (our choice eval)")
-    group.add_argument(
-        "--bn-batches",
-        choices=["joint", "separate"],
-        help="clean and adversarial images as one batch (our choice) or two",
-    )
-
-    group = p.add_argument_group("optimisation")
-    group.add_argument("--optimizer", choices=["sgd", "adam"], help="sgd has momentum (paper: sgd)")
-    group.add_argument(
-        "--learning-rate",
-        type=numbers,
-        metavar="R[,R]",
-        help="one for all networks or one each (paper 1e-5, printed there as e^-5)",
-    )
-    group.add_argument("--da-learning-rate", type=float, help="the domain classifier's own (default: its network's)")
-    group.add_argument("--momentum", type=float, help="(our choice 0.9)")
-    group.add_argument("--weight-decay", type=float, help="(default 0)")
-    group.add_argument(
-        "--schedule", choices=["constant", "cosine"], help="of the learning rate (paper preset constant)"
-    )
-    group.add_argument("--warmup", type=int, help="iterations of linear warm-up")
-    group.add_argument("--clip", type=float, help="largest gradient norm; 0 for no limit")
-    group.add_argument("--batch", type=int, help="images per step (paper 8)")
-    group.add_argument("--iterations", type=int, help="steps of the method (paper 10,000)")
-    group.add_argument("--clean-iterations", type=int, help="steps of the fine-tuning before it; 0 skips it")
-    group.add_argument(
-        "--patience",
-        type=int,
-        help="stop after so many evaluations without a lower validation loss; 0 never (our choice 5)",
-    )
-    group.add_argument(
-        "--evaluate-every", type=int, metavar="ITERATIONS", help="how often to validate (0: once an epoch)"
-    )
-    group.add_argument("--evaluate-images", type=int, help="of each part, when validating")
-    group.add_argument("--test-images", type=int, help="measure on so many of the test images (0: all)")
-    return p  # fmt: skip
+    for title, options in OPTIONS.items():
+        group = p.add_argument_group(title)
+        for name, settings in options.items():
+            known = config.CHOICES.get(name.replace("-", "_"))
+            group.add_argument(f"--{name}", **(settings if known is None else {"choices": known, **settings}))
+    return p
 
 
 def settings_from(options: dict[str, Any]) -> config.Settings:

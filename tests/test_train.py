@@ -91,7 +91,7 @@ def table(path):
         (["--patience=-1"], "--patience -1 is too small"),
         (["--seed=-1"], "--seed -1 is too small"),
         (["--r-adv=-1"], "--r-adv -1 is too small"),
-        (["--dropout", "1"], r"--dropout 1 must lie in \[0, 1\)"),
+        (["--dropout", "1"], "--dropout 1 is too large: 0.99 at most"),
         (["--learning-rate", "1,2,3"], "--learning-rate has 3 values for 2 networks: give one, or one each"),
         (["--weights", "a.h5"], "--weights names 1 files for 2 networks: name one each, with commas"),
         (["--data", "mnist"], "--data mnist needs --data-dir, the directory that holds it"),
