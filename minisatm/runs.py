@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import signal
 import threading
 import time
@@ -85,8 +87,8 @@ class RunFolder:
     def network_file(self, method: str, name: str) -> Path:
         return self.path / "networks" / f"{method}-{name}.h5"
 
-    def save_checkpoint(self, file: str, learners: Sequence[Learner], progress: dict[str, Any]) -> None:
-        """Write learners with all that they carry, and how far the run is, to last.h5 or best.h5."""
+    def save_checkpoint(self, learners: Sequence[Learner], progress: dict[str, Any]) -> None:
+        """Write learners with all that they carry, and how far the run is, to last.h5."""
 
         def fill(h5: Any) -> None:
             h5.attrs["progress"] = json.dumps(progress)
@@ -94,7 +96,13 @@ class RunFolder:
                 for part, owner in _parts(learner).items():
                     weights.write_arrays(h5.create_group(f"{learner.name}/{part}"), owner.state())
 
-        weights.write_atomically(self.path / file, fill)
+        weights.write_atomically(self.path / "last.h5", fill)
+
+    def keep_as_best(self) -> None:
+        """Copy last.h5 to best.h5."""
+        part = self.path / "best.h5.part"
+        shutil.copyfile(self.path / "last.h5", part)
+        os.replace(part, self.path / "best.h5")
 
     def progress(self) -> dict[str, Any]:
         """How far last.h5 is: {"phase", "iteration", "best", "worse"}."""
@@ -154,6 +162,8 @@ class Monitor:
         self.start, self.worse = progress["iteration"], progress["worse"]
         self.best = float("inf") if progress["best"] is None else progress["best"]
         self.stopped_early = self._out_of_patience()
+        if progress["best"] is not None and self.worse == 0:
+            self.run.keep_as_best()  # the run may have been cut off just before it did
 
     def batches(self) -> Iterator[tuple[int, Any, Any]]:
         """The phase's batches, prepared in the background; Ctrl-C is held back until the step in hand is done."""
@@ -181,6 +191,8 @@ class Monitor:
         if done % self.every == 0 or done == self.iterations:
             stop = self._validate(done)
             self._checkpoint(done)
+            if self.worse == 0:
+                self.run.keep_as_best()
         if self._interrupted:
             self._checkpoint(done)
             raise Interrupted
@@ -206,7 +218,6 @@ class Monitor:
         self.run.append("epochs.csv", {"phase": self.phase, "iteration": done - 1, "epoch": epoch} | row)
         if loss < self.best:
             self.best, self.worse = loss, 0
-            self.run.save_checkpoint("best.h5", self.learners, self._position(done))
         else:
             self.worse += 1
         self.stopped_early = self._out_of_patience()
@@ -223,7 +234,7 @@ class Monitor:
         for learner in self.learners:
             if not all(np.isfinite(a).all() for a in learner.network.state().values()):
                 raise self._diverged(f"a weight of {learner.name} is not finite", done - 1)
-        self.run.save_checkpoint("last.h5", self.learners, self._position(done))
+        self.run.save_checkpoint(self.learners, self._position(done))
 
     def _diverged(self, what: str, iteration: int) -> InputError:
         kept = self.run.path / "last.h5"
