@@ -105,7 +105,7 @@ class RunFolder:
         os.replace(part, self.path / "best.h5")
 
     def progress(self) -> dict[str, Any]:
-        """How far last.h5 is: {"phase", "iteration", "best", "worse"}."""
+        """How far last.h5 is: {"phase", "iteration", "best", "best_at", "worse"}."""
         if not (self.path / "last.h5").is_file():
             raise InputError(f"{self.path} has no checkpoint yet (last.h5): start the run again with another --out.")
         with weights.open_h5(self.path / "last.h5") as h5:
@@ -152,7 +152,7 @@ class Monitor:
         self.run, self.phase, self.learners, self.sources, self.rules = run, phase, learners, sources, rules
         self.data, self.settings, self.iterations, self.adversarial = data, settings, iterations, adversarial
         self.progress = progress
-        self.start, self.best, self.worse, self.stopped_early = 0, float("inf"), 0, False
+        self.start, self.best, self.best_at, self.worse, self.stopped_early = 0, float("inf"), -1, 0, False
         self.every = settings.evaluate_every or data.train.steps_per_epoch
         self._interrupted = False
 
@@ -162,7 +162,8 @@ class Monitor:
         self.start, self.worse = progress["iteration"], progress["worse"]
         self.best = float("inf") if progress["best"] is None else progress["best"]
         self.stopped_early = self._out_of_patience()
-        if progress["best"] is not None and self.worse == 0:
+        self.best_at = progress["best_at"]
+        if self.best_at == self.start:
             self.run.keep_as_best()  # the run may have been cut off just before it did
 
     def batches(self) -> Iterator[tuple[int, Any, Any]]:
@@ -191,7 +192,7 @@ class Monitor:
         if done % self.every == 0 or done == self.iterations:
             stop = self._validate(done)
             self._checkpoint(done)
-            if self.worse == 0:
+            if self.best_at == done:
                 self.run.keep_as_best()
         if self._interrupted:
             self._checkpoint(done)
@@ -217,7 +218,7 @@ class Monitor:
         epoch = done / self.data.train.steps_per_epoch
         self.run.append("epochs.csv", {"phase": self.phase, "iteration": done - 1, "epoch": epoch} | row)
         if loss < self.best:
-            self.best, self.worse = loss, 0
+            self.best, self.best_at, self.worse = loss, done, 0
         else:
             self.worse += 1
         self.stopped_early = self._out_of_patience()
@@ -228,7 +229,7 @@ class Monitor:
 
     def _position(self, done: int) -> dict[str, Any]:
         best = None if self.best == float("inf") else self.best
-        return {"phase": self.phase, "iteration": done, "best": best, "worse": self.worse}
+        return {"phase": self.phase, "iteration": done, "best": best, "best_at": self.best_at, "worse": self.worse}
 
     def _checkpoint(self, done: int) -> None:
         for learner in self.learners:
