@@ -13,6 +13,7 @@ import numpy as np
 
 from . import ops
 from .errors import InputError
+from .layers import BatchNorm
 from .streams import random_signs
 from .tape import no_grad, only
 from .tensor import Tensor, grad
@@ -38,26 +39,27 @@ def least_likely(network: Any, x: Array, *, craft_mode: str = "eval") -> Array:
 
 
 class _crafting:
-    """The network in the mode asked for; afterwards each module's mode and every buffer are what they were."""
+    """Eval mode, or eval with batch norm alone in train mode; afterwards modes and buffers are what they were.
+
+    Dropout never draws while crafting.
+    """
 
     def __init__(self, network: Any, craft_mode: str) -> None:
         if craft_mode not in ("eval", "train"):
             raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
-        self.updates = craft_mode == "train"  # in eval mode batch norm leaves its running statistics alone
-        self.network, self.mode = network, network.mode(self.updates)
+        self.mode = network.mode(False)
+        modules = network.modules() if craft_mode == "train" else []
+        self.norms = [(module, module.mean, module.var) for _, module in modules if isinstance(module, BatchNorm)]
 
     def __enter__(self) -> None:
-        self.kept = [
-            (module, name, getattr(module, name))
-            for _, module in (self.network.modules() if self.updates else [])
-            for name in module.buffer_names
-        ]
         self.mode.__enter__()
+        for norm, _, _ in self.norms:
+            norm.training = True
 
     def __exit__(self, *problem: Any) -> None:
         self.mode.__exit__(*problem)
-        for module, name, array in self.kept:
-            setattr(module, name, array)
+        for norm, mean, var in self.norms:
+            norm.mean, norm.var = mean, var
 
 
 def fgsm(network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, craft_mode: str = "eval") -> Array:

@@ -27,6 +27,8 @@ def kernels(array: Any) -> ModuleType:
 
 def cupy_problem() -> str | None:
     """Why CuPy cannot be used here, in one sentence with what to do; None when it can."""
+    if importlib.util.find_spec("minisatm.kernels.cupy_kernels") is None:
+        return "this version of minisatm has no CUDA kernels yet: use --backend numpy."
     if importlib.util.find_spec("cupy") is None:
         return (
             "CuPy is not installed: run pip install -e '.[cupy]' where there is an NVIDIA GPU, or use --backend numpy."
@@ -38,8 +40,6 @@ def cupy_problem() -> str | None:
         return f"CuPy finds no usable GPU ({problem}): install the NVIDIA driver, or use --backend numpy."
     if not devices:
         return "CuPy finds no GPU on this machine: use --backend numpy."
-    if importlib.util.find_spec("minisatm.kernels.cupy_kernels") is None:
-        return "this version of minisatm has no CUDA kernels yet: use --backend numpy."
     return None
 
 

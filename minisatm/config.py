@@ -39,7 +39,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "clean_iterations": (0, math.inf), "iterations": (0, math.inf), "evaluate_every": (0, math.inf),
     "evaluate_images": (1, math.inf), "test_images": (0, math.inf), "seed": (0, math.inf),
 }  # fmt: skip
-LEARNING_RATES = {"vgg16": 0.05}  # of the toy and smoke presets; 0.1 for residual networks
+LEARNING_RATES = {"vgg16": 0.05}  # of sgd; 0.1 for residual networks
+ADAM_RATE = 1e-3
 
 
 def _finite(value: Any) -> bool:
@@ -128,9 +129,10 @@ class Settings:
             raise InputError(
                 f"{self.method} trains networks on one another's examples and needs two or more, got {given}."
             )
-        if len(self.weights) not in (0, given):
+        if len(self.weights) not in (0, given, given + (self.holdout != "none")):
             raise InputError(
-                f"--weights names {len(self.weights)} files for {given} networks: name one each, with commas."
+                f"--weights names {len(self.weights)} files for {given} networks: name one each, with commas, and one "
+                "more for the hold-out if you have it."
             )
         if len(self.learning_rate) not in (0, 1, given):
             raise InputError(
@@ -158,9 +160,9 @@ class Settings:
         return named
 
     def rate(self, k: int, kind: str) -> float:
-        """The learning rate of network number k (the hold-out has number -1)."""
+        """The learning rate of network number k; the hold-out, number -1, takes the last one given."""
         if not self.learning_rate:
-            return LEARNING_RATES.get(kind, 0.1)
+            return ADAM_RATE if self.optimizer == "adam" else LEARNING_RATES.get(kind, 0.1)
         return self.learning_rate[0 if len(self.learning_rate) == 1 else k]
 
     def save(self, path: Path) -> None:
@@ -183,7 +185,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # Digits are easy: more steps on smaller images reach 98 % and more in the same time. Epsilon is Tramer's.
-MNIST = dict(size=32, epsilon=0.3, clean_iterations=1200, iterations=400)
+MNIST = dict(size=32, epsilon=0.3, clean_iterations=1800, iterations=400)
 
 
 def from_preset(name: str, changes: dict[str, Any]) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,10 @@ def predict(network: Network, x: Array) -> Array:
 def validate(
     learners: Sequence[Learner], sources: Sequence[Learner | None], batches: Any, rules: Rules, *, limit: int
 ) -> dict[str, Losses]:
-    """Each learner's loss terms and rates in eval mode, over the first `limit` images, on its source's examples."""
-    rules = replace(rules, r_adv=rules.r_adv or 1.0)
+    """Each learner's loss terms and rates over the first `limit` images, clean and as its source attacks them.
+
+    Networks answer and craft in eval mode, whatever the rules say of crafting while training.
+    """
     sums: dict[str, Losses] = {learner.name: {} for learner in learners}
     seen = 0
     for b, (x, y) in enumerate(batches.in_order(limit)):
@@ -70,7 +71,7 @@ def cases(methods: Iterable[str], names: Sequence[str], holdout: str | None) -> 
             rows += [(method, name, "partner old", f"undefended/{p}") for p in partners]
             rows += [(method, name, "partner new", f"{method}/{p}") for p in partners if method != "undefended"]
             rows += [(method, name, "hold-out", f"undefended/{holdout}")] if holdout else []
-    return rows
+    return rows + ([("undefended", holdout, "clean", "")] if holdout else [])
 
 
 def answers(
@@ -114,12 +115,29 @@ def answers(
     return np.concatenate(true), {case: np.concatenate(given) for case, given in found.items()}
 
 
-def results(true: Array, found: dict[Case, Array], classes: int) -> list[dict[str, Any]]:
+def results(true: Array, found: dict[Case, Array], classes: Sequence[str]) -> list[dict[str, Any]]:
     """One row per case with rate, one-off and their 95 % intervals, then the row of always answering one group."""
-    rows = [_row(*case, metrics.confusion_matrix(true, given, classes)) for case, given in found.items()]
-    group, _, _ = metrics.majority_rate(true, classes)
-    always = metrics.confusion_matrix(true, np.full_like(true, group), classes)
-    return [*rows, _row(f"always group {group + 1}", "", "clean", "", always)]
+    n = len(classes)
+    rows = [_row(*case, metrics.confusion_matrix(true, given, n)) for case, given in found.items()]
+    group, _, _ = metrics.majority_rate(true, n)
+    always = metrics.confusion_matrix(true, np.full_like(true, group), n)
+    return [*rows, _row(f"always {classes[group]}", "", "clean", "", always)]
+
+
+def differences(true: Array, found: dict[Case, Array]) -> list[dict[str, Any]]:
+    """SATM minus each other method, image by image: rows with the difference of rates and its 95 % interval."""
+    right = {(*case[:3], case[3].rpartition("/")[2]): given == true for case, given in found.items()}
+    rows = []
+    for other in right:
+        method, name, condition, _ = other
+        ours = ("satm", *other[1:])
+        if method in ("control", "ensemble") and ours in right and condition != "white-box":
+            difference, low, high = metrics.paired_difference(right[ours], right[other])
+            rows.append(
+                dict(method="satm", other=method, condition=condition, network=name, n=len(true),
+                     difference=difference, low=low, high=high)
+            )  # fmt: skip
+    return rows
 
 
 def _row(method: str, network: str, condition: str, source: str, matrix: Array) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .domain import DomainClassifier
 from .errors import InputError
 from .models.network import Network
 from .parallel import workers
-from .progress import Progress, duration
+from .progress import Progress, bar, duration
 from .runs import Monitor, RunFolder
 from .satm import Learner, Rules, source, train
 from .streams import stream
@@ -38,6 +38,9 @@ class Parts(NamedTuple):
     train: data.Batches
     validation: data.Batches
     test: data.Batches
+
+
+Rows = list[dict[str, Any]]
 
 
 def say(text: str = "") -> None:
@@ -92,6 +95,8 @@ class Experiment:
             network = models.build(kind, rng=stream(s.seed, key, "start"), **self._shape(), **variant)
             if path:
                 say(weights.load(network, path, replace_top=True))
+            elif s.weights:
+                say(f"warning: {name} starts at random beside networks that do not: name its file last in --weights.")
             networks[name] = network
         self._warn_of_twins(networks)
         return networks
@@ -124,10 +129,10 @@ class Experiment:
     def estimate(self, seconds: float) -> None:
         say(f"estimate  about {duration(seconds)} of training on this machine, from the first steps")
         if seconds > 86400:
-            say("warning: that is days; a thinner --width, a smaller --size or a GPU makes it hours.")
+            say("warning: that is days; a thinner --width or a smaller --size makes it hours.")
 
-    def train(self, run: RunFolder, networks: dict[str, Network], progress: dict[str, Any] | None = None) -> None:
-        """Every phase of the plan that is not done yet; progress: where a resumed run stands."""
+    def train(self, run: RunFolder, networks: dict[str, Network], position: dict[str, Any] | None = None) -> None:
+        """Every phase of the plan that is not done yet; position: where a resumed run stands."""
         self.introduce(networks)
         display = Progress(self.plan, note=self.estimate)
         phases = [phase for phase, _ in self.plan]
@@ -136,10 +141,10 @@ class Experiment:
         try:
             for phase, steps in self.plan:
                 method = "undefended" if phase == "clean" else phase
-                if progress and phases.index(phase) < phases.index(progress["phase"]):
+                if position and phases.index(phase) < phases.index(position["phase"]):
                     self.methods[method] = self._read_networks(run, method)
                     continue
-                here = progress if progress and progress["phase"] == phase else None
+                here = position if position and position["phase"] == phase else None
                 self.methods[method] = self._phase(run, phase, steps, networks, display, here)
                 for name, network in self.methods[method].items():
                     network.save(str(run.network_file(method, name)))
@@ -166,7 +171,7 @@ class Experiment:
         sources += [source(static or pair, k, 0) if len(pair) > 1 else None for k in range(len(pair))]
         rules = self._rules(phase, steps)
         monitor = Monitor(run, phase, learners, sources, rules, self.data, self.settings, iterations=steps,
-                          adversarial=not clean, progress=display)  # fmt: skip
+                          judged=self.names, adversarial=not clean, display=display)  # fmt: skip
         if here:
             monitor.resume(here)
         with workers(len(learners)):
@@ -196,7 +201,9 @@ class Experiment:
             learner.domain = DomainClassifier(
                 network.feature_width, width=DOMAIN_WIDTH, rng=stream(s.seed, name, "domain")
             )
-            learner.domain_optimiser = make(learner.domain.parameters(), s.da_learning_rate or rate)
+            learner.domain_optimiser = make(
+                learner.domain.parameters(), rate if s.da_learning_rate is None else s.da_learning_rate
+            )
         return learner
 
     def _rules(self, phase: str, steps: int) -> Rules:
@@ -213,21 +220,24 @@ class Experiment:
         files = {name: str(run.network_file(method, name)) for name in names}
         return {name: models.build(self.kinds[name], weights=file, **self._shape()) for name, file in files.items()}
 
-    def measure(self, run: RunFolder) -> list[dict[str, Any]]:
-        """The main table on the test images: written to tables/, with confusion matrices; returns its rows."""
+    def measure(self, run: RunFolder) -> tuple[Rows, Rows, Rows]:
+        """The main table on the test images, SATM's paired differences, and what leaks: written to tables/."""
         networks = {f"{method}/{name}": n for method, named in self.methods.items() for name, n in named.items()}
-        if self.settings.r_adv == 0 and "satm" in self.methods:
-            say("note: r_adv is 0, so satm saw no adversarial example in its loss")
         wanted = evaluate.cases(self.methods, self.names, self.holdout)
         look = partial(evaluate.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
                        limit=self.settings.test_images or None)  # fmt: skip
-        with workers(len(self.names)):
-            true, found = look(wanted)
-            rows = evaluate.results(true, found, len(self.dataset.classes))
-            self._confusions(run, true, found)
-            self._leaking(rows, look)
+        images = self.settings.test_images or len(self.data.test)
+        with workers(len(self.names)), bar(images, "measuring", "image") as shown:
+            true, found = look(wanted, tick=shown.update)
+            rows = evaluate.results(true, found, self.dataset.classes)
+            predicted = self._leaking(rows, look)
         run.table("results", rows)
-        return rows
+        differences = evaluate.differences(true, found)
+        for name, table in (("differences", differences), ("predicted_labels", predicted)):
+            if table:
+                run.table(name, table)
+        self._confusions(run, true, found)
+        return rows, differences, predicted
 
     def _confusions(self, run: RunFolder, true: Any, found: dict[Any, Any]) -> None:
         for (method, name, condition, _), given in found.items():
@@ -236,22 +246,16 @@ class Experiment:
                 rows = [dict(zip(self.dataset.classes, row.tolist())) for row in matrix]
                 run.table(f"confusion_{method}_{name}", rows)
 
-    def _leaking(self, rows: list[dict[str, Any]], look: Any) -> None:
-        """Where an adversarial rate beats the clean one, the true label may have leaked: measure again without it."""
+    def _leaking(self, rows: Rows, look: Any) -> Rows:
+        """Where an adversarial rate beats the clean one, the true label may have leaked: the rates without it."""
         clean = {(r["method"], r["network"]): r["rate"] for r in rows if r["condition"] == "clean"}
         keys = ("method", "network", "condition", "source")
-        suspects = [
-            tuple(r[k] for k in keys) for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]
-        ]
-        if suspects:
-            true, found = look(suspects, predicted_labels=True)
-            rates = {tuple(r[k] for k in keys): r["rate"] for r in rows}
-            for case, given in found.items():
-                again = float((given == true).mean())
-                say(
-                    f"note: {case[0]} {case[1]}, {case[2]}: {rates[case]:.1%} beats the clean rate; crafted from "
-                    f"predicted labels, which cannot leak the true one, it is {again:.1%}"
-                )
+        above = [r for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]]
+        if not above or self.settings.attack in ("step_ll", "r_step_ll"):  # these never read the true label
+            return []
+        return evaluate.results(
+            *look([tuple(r[k] for k in keys) for r in above], predicted_labels=True), self.dataset.classes
+        )[:-1]
 
     def pairs(self) -> list[dict[str, Any]]:
         """Fig. 1: test images that the undefended network gets right clean and wrong attacked, one per epsilon."""
@@ -272,7 +276,7 @@ class Experiment:
                                   epsilon=epsilon, network=name))  # fmt: skip
         return pairs
 
-    def report(self, run: RunFolder, rows: list[dict[str, Any]]) -> Path:
+    def report(self, run: RunFolder, rows: Rows, differences: Rows, predicted: Rows) -> Path:
         """Figures and report.html; prints the table."""
         from .figures import figure_pairs
         from .report import report, results_table
@@ -282,7 +286,7 @@ class Experiment:
             figure_pairs(run.path / "figures" / "figure1.png", pairs, list(self.dataset.classes))
         config = asdict(self.settings) | {"networks": self.names, "holdout": self.holdout or ""}
         say()
-        say(results_table(rows, config))
+        say(results_table(rows, config, differences, predicted))
         return report(run.path)
 
 
@@ -295,7 +299,8 @@ def prepare_data(settings: Settings) -> data.Dataset:
         directory = Path("runs") / "data" / f"faces-{settings.faces}-{settings.size}px-seed{settings.seed}"
         if not faces.matches(directory, **wanted):
             say(f"drawing {settings.faces:,} faces into {directory}")
-            faces.write(directory, **wanted)
+            with bar(settings.faces, "faces", "face") as shown:
+                faces.write(directory, **wanted, progress=lambda done, total: shown.update(done - shown.n))
     elif not settings.data_dir:
         raise InputError(f"--data {settings.data} needs --data-dir, the directory that holds it.")
     else:
@@ -311,6 +316,8 @@ def run_new(settings: Settings, out: Path) -> Path:
     experiment = Experiment(settings, prepare_data(settings))
     networks = experiment.start_networks()
     run = RunFolder.create(out, settings, list(experiment.kinds))
+    if experiment.dataset.missing:
+        (run.path / "missing_images.txt").write_text("\n".join(experiment.dataset.missing) + "\n")
     experiment.train(run, networks)
     return _finish(experiment, run)
 
@@ -318,15 +325,15 @@ def run_new(settings: Settings, out: Path) -> Path:
 def run_on(out: Path, settings: Settings) -> Path:
     """A run that was interrupted, from its last checkpoint to its end."""
     run = RunFolder.open(out)
-    progress = run.progress()
+    position = run.position()
     experiment = Experiment(settings, prepare_data(settings))
-    run.forget_after([phase for phase, _ in experiment.plan], progress["phase"], progress["iteration"])
-    experiment.train(run, experiment.start_networks(), progress)
+    run.forget_after([phase for phase, _ in experiment.plan], position["phase"], position["iteration"])
+    experiment.train(run, experiment.start_networks(), position)
     return _finish(experiment, run)
 
 
 def _finish(experiment: Experiment, run: RunFolder) -> Path:
-    return experiment.report(run, experiment.measure(run))
+    return experiment.report(run, *experiment.measure(run))
 
 
 __all__ = ["Experiment", "Parts", "prepare_data", "run_new", "run_on"]

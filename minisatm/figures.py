@@ -5,30 +5,14 @@ matplotlib is imported where it draws, so that importing minisatm stays fast; no
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 
-from minisatm.errors import InputError
+from .errors import InputError
+from .metrics import BASELINE, CONDITIONS, label, lookup, methods_of, networks_of, number
 
-METHODS = ("undefended", "control", "ensemble", "satm")
-CONDITIONS = ("clean", "white-box", "partner old", "partner new", "hold-out")
 COLOURS = {"clean": "#777777", "undefended": "#9a9a9a", "control": "#56b4e9", "ensemble": "#e69f00", "satm": "#0b559f"}
-BASELINE = "always group"
-
-
-def label(method):
-    """Returns the name a reader sees for a method or phase: "satm" is SATM, the others as they are."""
-    return "SATM" if method == "satm" else method
-
-
-def number(value):
-    """Converts a cell of a CSV file to a float; what is empty, cut off or not a number becomes nan."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def read_config(run_dir):
@@ -58,36 +42,6 @@ def read_rows(path):
 def read_results(run_dir):
     """Reads tables/results.csv of a run folder, in long form; lines without a method (cut off) are left out."""
     return [row for row in read_rows(Path(run_dir) / "tables" / "results.csv") if row.get("method")]
-
-
-def networks_of(rows, config=None):
-    """Lists the networks, those of the settings first, then those of results rows, in order of appearance."""
-    named = (config or {}).get("networks") or []
-    named = named.split(",") if isinstance(named, str) else [str(name) for name in named]
-    return list(dict.fromkeys([*named, *(row["network"] for row in rows if row.get("network"))]))
-
-
-def methods_of(rows):
-    """Lists the methods of results rows, the known ones in the paper's order; baseline rows are left out."""
-    found = dict.fromkeys(row["method"] for row in rows if not row["method"].startswith(BASELINE))
-    return [m for m in METHODS if m in found] + [m for m in found if m not in METHODS]
-
-
-def lookup(rows, method, network, condition):
-    """Returns one cell of the results as a dict of floats (n, rate, rate_low, ..., one_off_high), or None.
-
-    Several sources of one condition are averaged, rates and interval ends alike: the images are the same, so
-    more sources do not make the interval smaller.
-    """
-    fields = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_off_high")
-    key = (method, network, condition)
-    found = [
-        [number(row.get(field)) for field in fields]
-        for row in rows
-        if (row.get("method"), row.get("network"), row.get("condition")) == key
-    ]
-    found = [values for values in found if not math.isnan(values[1])]
-    return dict(zip(fields, np.mean(found, axis=0).tolist())) if found else None
 
 
 def figure_curves(run_dir):
@@ -244,12 +198,16 @@ def _losses(path, log, networks):
             _loss_line(column[1], log[main], f"{network}.{term}", 0, colour, f"{term} term")
         column[0].set(title=f"{network}: loss by phase", ylim=(0, None))
         column[1].set(title=f"{network}: terms of {label(main)}", xlabel=f"iterations ({label(main)} starts at 0)")
-        for axes in column:
+    for row, name in zip(panels, ("sum of the terms, smoothed", "term, smoothed")):
+        drawn = [axes for axes in row if axes.has_data()]
+        for axes in row:
             axes.grid(alpha=0.3)
-            if axes.get_legend_handles_labels()[1]:
+            if axes in drawn:
                 axes.legend(fontsize=8)
-    panels[0, 0].set_ylabel("sum of the terms, smoothed")
-    panels[1, 0].set_ylabel("term, smoothed")
+            else:
+                axes.remove()
+        if drawn:
+            drawn[0].set_ylabel(name)
     return _save(figure, path)
 
 

@@ -235,11 +235,10 @@ class Normalize(Module):
         self.mean_values, self.std_values, self.bgr = tuple(mean), tuple(std), bgr
 
     def __call__(self, x: Tensor) -> Tensor:
-        xp_like = x.data
         if self.bgr:
             x = x[..., ::-1]
-        scale = np.asarray([1 / s for s in self.std_values], xp_like.dtype)
-        shift = np.asarray([m / s for m, s in zip(self.mean_values, self.std_values)], xp_like.dtype)
+        scale = np.asarray([1 / s for s in self.std_values], x.dtype)
+        shift = np.asarray([m / s for m, s in zip(self.mean_values, self.std_values)], x.dtype)
         return x * scale - shift
 
 

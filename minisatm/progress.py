@@ -22,6 +22,13 @@ def duration(seconds: float) -> str:
     return f"{seconds // 86400:.0f} days {seconds % 86400 // 3600:.0f} h"
 
 
+def bar(total: int, what: str, unit: str) -> Any:
+    """A plain bar for work that is not training; silent where there is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=unit, disable=None, file=sys.stderr, leave=False)
+
+
 class Progress:
     """Follows the phases of a run: plan is [(phase, steps)]; the time left is judged from the steps so far."""
 
@@ -60,7 +67,9 @@ class Progress:
         if self.bar is None or self.bar.desc != f"{phase}: ":
             self.close()
             shape = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt}{postfix}"
-            self.bar = tqdm(total=of, initial=done - 1, desc=phase, bar_format=shape, unit="step", file=sys.stderr)
+            self.bar = tqdm(
+                total=of, initial=done - 1, desc=f"{phase}: ", bar_format=shape, unit="step", file=sys.stderr
+            )
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(done - self.bar.n)
 

@@ -13,30 +13,28 @@ import textwrap
 from html import escape
 from pathlib import Path
 
-from minisatm.errors import InputError
-from minisatm.figures import (
+from .errors import InputError
+from .figures import epsilon_text, figure_curves, figure_pairs, figure_results, read_config, read_results, read_rows
+from .metrics import (
     BASELINE,
     CONDITIONS,
     METHODS,
-    epsilon_text,
-    figure_curves,
-    figure_pairs,
-    figure_results,
+    compare_rows,
+    compared_text,
+    holdout_of,
     label,
     lookup,
+    may_leak,
     methods_of,
     networks_of,
     number,
-    read_config,
-    read_results,
+    readings,
 )
-from minisatm.metrics import unpaired_difference
 
 __all__ = ["figure_curves", "figure_pairs", "figure_results", "main", "report", "results_table", "write"]
 
 WIDTH = 110
-COMPARISONS = (("control", "clean"), ("control", "partner new"), ("control", "hold-out"), ("ensemble", "hold-out"))
-
+MEASURES = (("classification rate", "rate"), ("one-off", "one_off"))
 # The paper's printed figures (version 2), in percent: rate, or rate / one-off; an arrow is before -> after SATM.
 PAPER = {
     "Table 1": (
@@ -80,19 +78,24 @@ FIGURES = {
 }  # fmt: skip
 NOT_RUN = "Tables 3 (a third target), 6 (networks of one structure) and 7 (ImageNet, MNIST) need other runs than this."
 NOTES = (
-    "The intervals (Wilson, 95 %) cover the draw of test images, not the training: only several seeds show its spread.",
-    "Control takes as many further clean steps as the defences take. What control gains too, longer training explains.",
-    "A robust rate means little alone: read it beside the clean rate and beside always answering the same group.",
+    "The intervals (95 %; Wilson for a rate, Bonett and Price for a paired difference) cover the draw of test images "
+    "as if these were independent. Several images of one subject are not, so the true interval is wider; and they "
+    "cover one training run: only several seeds show how much training itself varies.",
+    "Control takes as many further clean steps as the defences take, unless early stopping ended a phase sooner. What "
+    "control gains too, longer training explains.",
+    "A robust rate means little alone: read it beside the clean rate and beside always answering the same class.",
     "SATM is not a defence against an attacker who holds the network itself (white-box) or takes many steps.",
+)
+LEAK_NOTE = (
     "Examples are crafted with the true label, so a network can learn to read it from the perturbation: an adversarial "
-    "rate above the clean rate is a warning, not a success.",
+    "rate above the clean rate is a warning, not a success."
 )
 CSS = """
 :root{--ink:#1d2430;--soft:#5d6675;--line:#d9dee6;--accent:#0b559f}
 body{font:16px/1.55 system-ui,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#f4f6f9;margin:0}
 main{max-width:1020px;margin:0 auto;padding:2rem 2.5rem 4rem;background:#fff}h1{margin:.2em 0 0;font-size:1.9rem}
 h2{margin:2.4em 0 .6em;padding-bottom:.2em;border-bottom:2px solid var(--accent)}h3{margin:1.5em 0 .4em;font-size:1rem}
-p,li{max-width:74ch}.sub,figcaption,caption{color:var(--soft)}summary{cursor:pointer;color:var(--accent)}
+p,li{max-width:74ch}.sub,figcaption,caption,small{color:var(--soft)}summary{cursor:pointer;color:var(--accent)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;margin:.5em 0 1em;font-size:.88rem}
 th,td{padding:.32em .7em;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child,caption{text-align:left}thead th{border-bottom:2px solid #9aa4b2}
@@ -104,28 +107,32 @@ figure{margin:.5em 0 1.5em}img{max-width:100%;height:auto}.missing{color:#7b8494
 """
 
 
-def results_table(rows, config=None):
+def results_table(rows, config=None, differences=None, predicted=None):
     """Formats the results of a run as one plain-text table, at most 110 columns wide, with readings below it.
 
     rows are those of tables/results.csv (dicts, fractions of 1); config the run's settings (networks, holdout,
-    epsilon_text or epsilon, attack), each of which may be missing. A cell is rate±half-interval / one-off in percent.
-    Raises InputError when there are no results.
+    epsilon_text or epsilon, attack); differences the rows of tables/differences.csv (method, other, condition,
+    network, n, difference, low, high); predicted those of tables/predicted_labels.csv, in the columns of rows. All
+    but rows may be missing. A cell is a percentage with its 95 % interval. Raises InputError without results.
     """
     config = config or {}
     if not methods_of(rows):
         raise InputError("There are no results to print: evaluate the networks first, then make the table.")
     lines = [*textwrap.wrap(_caption(rows, config), WIDTH), ""]
-    lines.append(" " * 16 + "".join(f"{condition:<18}" for condition in CONDITIONS).rstrip())
+    lines.append(" " * 15 + "".join(f"{condition:<19}" for condition in CONDITIONS).rstrip())
     for network, block in _blocks(rows, config):
-        lines.append(network)
-        lines += [f"  {m:<13.13} " + "".join(f"{cell:<18}" for cell in cells).rstrip() for m, *cells in block]
-    lines += [f"{row['method']:<15} {_cell(_baseline(row))}" for row in _baselines(rows)]
-    differences = _differences(rows, config)
-    if differences:
-        lines += ["", "SATM against the others: points, 95 % interval over test images, one training run"]
-        lines += [f"  {f'SATM - {other}, {condition}':<28.28} {network:<22.22} {points}, {verdict}"
-                  for other, condition, network, points, verdict in differences]  # fmt: skip
-    for line in _readings(rows, config):
+        for measure, field in MEASURES:
+            lines.append(f"{network}: {measure}")
+            lines += [
+                f"  {m:<12.12} " + "".join(f"{_cell(c, field):<19}" for c in cells).rstrip() for m, *cells in block
+            ]
+    lines += _asides(rows, config)
+    compared = compare_rows(differences)
+    if compared:
+        lines += ["", compared_text(differences)]
+        lines += [f"  {f'{what}, {condition}':<32} {network:<22} {points:<22} {verdict}"
+                  for what, condition, network, points, verdict in compared]  # fmt: skip
+    for line in readings(rows, config, predicted):
         lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ")
     return "\n".join(lines)
 
@@ -137,7 +144,8 @@ def write(run_dir):
     """
     run_dir = Path(run_dir)
     config, rows = read_config(run_dir), read_results(run_dir)
-    parts = [_head(run_dir, config), _results(rows, config), _image(run_dir, "results")]
+    extra = (read_rows(run_dir / "tables" / f"{name}.csv") for name in ("differences", "predicted_labels"))
+    parts = [_head(run_dir, config), _results(rows, config, *extra), _image(run_dir, "results")]
     parts += [_section(f"{name}. {title}", _beside(name, rows, config)) for name, title in TITLES.items()]
     parts.append(_missing(NOT_RUN))
     for name in ("figure1", "figure3", "figure4", "losses"):
@@ -146,7 +154,7 @@ def write(run_dir):
     if others:
         parts.append(_section("Other figures", "".join(_image(run_dir, name) for name in others)))
     parts.append(_section("Confusion matrices, clean test images", _confusions(run_dir)))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in NOTES)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *[LEAK_NOTE] * may_leak(config)))
     parts.append(_section("How to read this", f"<ul>{notes}</ul>"))
     title = escape(f"minisatm report: {run_dir.resolve().name}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
@@ -176,8 +184,8 @@ def main(argv=None):
     )
     try:
         print(report(parser.parse_args(argv).run))
-    except InputError as error:
-        print(error, file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -185,10 +193,13 @@ def main(argv=None):
 def _caption(rows, config):
     counts = sorted({int(n) for n in (number(row.get("n")) for row in rows) if not math.isnan(n)})
     n = "?" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    attacked = any(row.get("condition") == "hold-out" for row in rows)
+    holdout = _holdout_name(rows, config) or ("a network none was trained with" if attacked else "none in this run")
     return (
-        f"Classification rate / one-off in %; ± = half width of the 95 % interval; n = {n} test images, "
-        f"epsilon {_epsilon(config)}, attack {_attack(config)}; partner old / new: examples of the other network "
-        f"before / after it was retrained; hold-out: {config.get('holdout') or 'a network none was trained with'}."
+        f"In %, with 95 % intervals; n = {n} test images, epsilon {_epsilon(config)}, attack {_attack(config)}; "
+        "partner old / new: examples of the other network before / after it was retrained; "
+        f"hold-out: {holdout}. One-off also accepts the neighbouring classes, which means something only where the "
+        "classes are ordered (ages)."
     )
 
 
@@ -202,66 +213,45 @@ def _epsilon(config):
 
 
 def _blocks(rows, config):
-    """(network, [[method, cell of each condition]]) of what was measured."""
+    """(network, [[method, the numbers of each condition or None]]) of what was measured."""
     for network in networks_of(rows, config):
-        block = [[label(m), *(_cell(lookup(rows, m, network, c)) for c in CONDITIONS)] for m in methods_of(rows)]
-        block = [line for line in block if set(line[1:]) != {"-"}]
+        block = [[label(m), *(lookup(rows, m, network, c) for c in CONDITIONS)] for m in methods_of(rows)]
+        block = [line for line in block if any(line[1:])]
         if block:
-            yield network + " (hold-out)" * (network == config.get("holdout")), block
+            yield network, block
+
+
+def _holdout_name(rows, config):
+    return holdout_of(rows, config).removeprefix("hold-out-")
 
 
 def _baselines(rows):
-    return [row for row in rows if row["method"].startswith(BASELINE)]
+    """(name, numbers) of always answering one class."""
+    found = [(row["method"], lookup(rows, row["method"], row["network"], "clean"))
+             for row in rows if row["method"].startswith(BASELINE)]  # fmt: skip
+    return [(name, values) for name, values in found if values]
 
 
-def _baseline(row):
-    return {key: number(row.get(key)) for key in ("rate", "rate_low", "rate_high", "one_off")}
+def _asides(rows, config):
+    """Lines of what is no trained network: always one class, and the hold-out on clean images."""
+    named = _baselines(rows)
+    clean = lookup(rows, "undefended", holdout_of(rows, config), "clean")
+    if clean:
+        named.append((f"hold-out {_holdout_name(rows, config)}, clean", clean))
+    return [f"{name}: {_cell(values, 'rate')}; one-off {_cell(values, 'one_off')}" for name, values in named]
 
 
-def _cell(values):
+def _percent(fraction):
+    """100 stands without its decimal, so that no cell is wider than 17 characters."""
+    text = f"{100 * fraction:.1f}"
+    return "100" if text == "100.0" else text
+
+
+def _cell(values, field):
     if not values:
         return "-"
-    half = 50 * (values["rate_high"] - values["rate_low"])
-    spread = "" if math.isnan(half) else f"±{half:.1f}"
-    return f"{100 * values['rate']:.1f}{spread} / {100 * values['one_off']:.1f}"
-
-
-def _differences(rows, config):
-    """(other method, condition, network, points with interval, verdict) of SATM against the others."""
-    found = []
-    for other, condition in COMPARISONS:
-        for network in networks_of(rows, config):
-            pair = [lookup(rows, method, network, condition) for method in ("satm", other)]
-            if all(pair):
-                ends = [(cell["rate"], cell["rate_low"], cell["rate_high"]) for cell in pair]
-                points, low, high = (100 * value for value in unpaired_difference(*ends))
-                verdict = "above" if low > 0 else "below" if high < 0 else "no clear difference"
-                found.append((other, condition, network, f"{points:+.1f} [{low:+.1f}, {high:+.1f}]", verdict))
-    return found
-
-
-def _readings(rows, config):
-    """Sentences computed from the numbers: white-box beside clean, and a warning at each leak of the label."""
-    lines, pairs = [], [(m, network) for m in methods_of(rows) for network in networks_of(rows, config)]
-    base = max((number(row.get("rate")) for row in _baselines(rows)), default=math.nan)
-    for method, network in pairs:
-        clean, attacked = (lookup(rows, method, network, condition) for condition in ("clean", "white-box"))
-        if method == "satm" and clean and attacked:
-            broken = attacked["rate"] < clean["rate"] / 2 or attacked["rate"] < base
-            rates = f"{100 * attacked['rate']:.1f} % beside {100 * clean['rate']:.1f} % clean"
-            lines.append(f"White-box {'stays broken' if broken else 'is no aim'} with SATM: {network} {rates}.")
-    for method, network in pairs:
-        clean = lookup(rows, method, network, "clean")
-        for condition in CONDITIONS[1:] if clean else ():
-            attacked = lookup(rows, method, network, condition)
-            if attacked and attacked["rate"] > clean["rate"]:
-                sure = "beyond" if attacked["rate_low"] > clean["rate_high"] else "within"
-                lines.append(
-                    f"WARNING: {label(method)}, {network}: {condition} {100 * attacked['rate']:.1f} % beats clean "
-                    f"{100 * clean['rate']:.1f} % ({sure} the intervals): the attack may leak the true label; "
-                    "compare with examples crafted from predicted labels."
-                )
-    return lines
+    rate, low, high = (values[field + end] for end in ("", "_low", "_high"))
+    return _percent(rate) + ("" if math.isnan(low + high) else f" [{_percent(low)}, {_percent(high)}]")
 
 
 def _section(title, body):
@@ -273,11 +263,17 @@ def _missing(reason):
 
 
 def _table(header, rows, caption=""):
-    """An HTML table with all cells escaped; the row of SATM is highlighted."""
+    """An HTML table with all cells escaped, a tuple as a line with a smaller one below; SATM is highlighted."""
+
+    def html(cell):
+        if isinstance(cell, tuple):
+            return f"{escape(cell[0])}<br><small>{escape(cell[1])}</small>"
+        return escape(str(cell))
+
     head = "".join(f"<th>{escape(str(cell))}</th>" for cell in header)
     body = ""
     for row in rows:
-        cells = "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
+        cells = "".join(f"<td>{html(cell)}</td>" for cell in row)
         body += f'<tr class="satm">{cells}</tr>' if row[0] == "SATM" else f"<tr>{cells}</tr>"
     caption = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n'
@@ -294,19 +290,19 @@ def _head(run_dir, config):
     return f"{title}{what}<p>{escape(facts)}</p><details><summary>All settings</summary>{settings}</details>"
 
 
-def _results(rows, config):
+def _results(rows, config, differences, predicted):
     if not methods_of(rows):
         return _section("Results", _missing("Not evaluated: there is no tables/results.csv with results."))
-    parts = [f"<p>{escape(_caption(rows, config))}</p>"]
-    always = [[row["method"], _cell(_baseline(row)), *[""] * (len(CONDITIONS) - 1)] for row in _baselines(rows)]
+    parts = [f"<p>{escape(_caption(rows, config))} Large: classification rate; small: one-off.</p>"]
     for network, block in _blocks(rows, config):
-        parts += [f"<h3>{escape(network)}</h3>", _table(("method", *CONDITIONS), block + always)]
-    differences = _differences(rows, config)
-    if differences:
-        lines = [(f"SATM - {other}", *rest) for other, *rest in differences]
+        lines = [[m, *(tuple(_cell(c, f) for _, f in MEASURES) if c else "-" for c in cells)] for m, *cells in block]
+        parts += [f"<h3>{escape(network)}</h3>", _table(("method", *CONDITIONS), lines)]
+    parts += [f"<p>{escape(line)}</p>" for line in _asides(rows, config)]
+    compared = compare_rows(differences)
+    if compared:
         header = ("difference", "condition", "network", "points [95 % interval]", "")
-        parts.append(_table(header, lines, "Over test images, unpaired; one training run."))
-    for line in _readings(rows, config):
+        parts.append(_table(header, compared, compared_text(differences)))
+    for line in readings(rows, config, predicted):
         kind = ' class="warning"' if line.startswith("WARNING") else ""
         parts.append(f"<p{kind}>{escape(line)}</p>")
     return _section("Results", "".join(parts))
@@ -348,7 +344,7 @@ def _ours(name, rows, config, network):
     both = [(percent(m, "hold-out"), percent(m, "hold-out", "one_off")) for m in METHODS]
     if all(rate == "-" for rate, _ in both):
         return [network]
-    hold = f"{config.get('holdout') or 'hold-out'}, ε {_epsilon(config)}"
+    hold = f"{_holdout_name(rows, config) or 'hold-out'}, ε {_epsilon(config)}"
     return [network, hold, *("-" if rate == "-" else f"{rate} / {near}" for rate, near in both)]
 
 

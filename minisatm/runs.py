@@ -20,7 +20,7 @@ from .errors import InputError
 from .evaluate import validate
 from .satm import Learner, Losses, Rules
 
-LOSS_TERMS = ("loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm")
+LOSS_TERMS = ("loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm", "learning_rate")
 EPOCH_TERMS = ("train_clean", "train_adversarial", "validation_clean", "validation_adversarial", "validation_loss")
 
 
@@ -43,7 +43,7 @@ class RunFolder:
             (path / part).mkdir(parents=True, exist_ok=True)
         settings.save(path / "config.json")
         run = cls(path)
-        columns = ["phase", "iteration", "seconds", "learning_rate"]
+        columns = ["phase", "iteration", "seconds"]
         run._write("log.csv", [[*columns, *(f"{name}.{t}" for name in names for t in LOSS_TERMS)]])
         run._write(
             "epochs.csv", [["phase", "iteration", "epoch", *(f"{name}.{t}" for name in names for t in EPOCH_TERMS)]]
@@ -87,11 +87,11 @@ class RunFolder:
     def network_file(self, method: str, name: str) -> Path:
         return self.path / "networks" / f"{method}-{name}.h5"
 
-    def save_checkpoint(self, learners: Sequence[Learner], progress: dict[str, Any]) -> None:
+    def save_checkpoint(self, learners: Sequence[Learner], position: dict[str, Any]) -> None:
         """Write learners with all that they carry, and how far the run is, to last.h5."""
 
         def fill(h5: Any) -> None:
-            h5.attrs["progress"] = json.dumps(progress)
+            h5.attrs["position"] = json.dumps(position)
             for learner in learners:
                 for part, owner in _parts(learner).items():
                     weights.write_arrays(h5.create_group(f"{learner.name}/{part}"), owner.state())
@@ -104,12 +104,12 @@ class RunFolder:
         shutil.copyfile(self.path / "last.h5", part)
         os.replace(part, self.path / "best.h5")
 
-    def progress(self) -> dict[str, Any]:
+    def position(self) -> dict[str, Any]:
         """How far last.h5 is: {"phase", "iteration", "best", "best_at", "worse"}."""
         if not (self.path / "last.h5").is_file():
             raise InputError(f"{self.path} has no checkpoint yet (last.h5): start the run again with another --out.")
         with weights.open_h5(self.path / "last.h5") as h5:
-            return dict(json.loads(h5.attrs["progress"]))
+            return dict(json.loads(h5.attrs["position"]))
 
     def load_checkpoint(self, file: str, learners: Sequence[Learner]) -> None:
         with weights.open_h5(self.path / file) as h5:
@@ -131,8 +131,9 @@ def _text(value: Any) -> str:
 class Monitor:
     """Watches one phase: times and logs each step, validates, checkpoints, and stops early (satm.Monitor).
 
-    sources[k]: whose examples learner k is validated on (None: clean images only). adversarial: is the loss of the
-    adversarial images part of the validation loss that early stopping reads, as in line 4 of Algorithm 1?
+    sources[k]: whose examples learner k is validated on (None: clean images only). judged: the names whose losses early
+    stopping adds up, Loss_A + Loss_B. adversarial: do these losses hold the adversarial terms, as in line 4 of
+    Algorithm 1, or only the clean one?
     """
 
     def __init__(
@@ -146,23 +147,24 @@ class Monitor:
         settings: Any,
         *,
         iterations: int,
+        judged: Sequence[str],
         adversarial: bool,
-        progress: Any,
+        display: Any,
     ) -> None:
         self.run, self.phase, self.learners, self.sources, self.rules = run, phase, learners, sources, rules
         self.data, self.settings, self.iterations, self.adversarial = data, settings, iterations, adversarial
-        self.progress = progress
+        self.judged, self.display = judged, display
         self.start, self.best, self.best_at, self.worse, self.stopped_early = 0, float("inf"), -1, 0, False
         self.every = settings.evaluate_every or data.train.steps_per_epoch
         self._interrupted = False
 
-    def resume(self, progress: dict[str, Any]) -> None:
+    def resume(self, position: dict[str, Any]) -> None:
         """Go on from a checkpoint of this phase."""
         self.run.load_checkpoint("last.h5", self.learners)
-        self.start, self.worse = progress["iteration"], progress["worse"]
-        self.best = float("inf") if progress["best"] is None else progress["best"]
+        self.start, self.worse = position["iteration"], position["worse"]
+        self.best = float("inf") if position["best"] is None else position["best"]
         self.stopped_early = self._out_of_patience()
-        self.best_at = progress["best_at"]
+        self.best_at = position["best_at"]
         if self.best_at == self.start:
             self.run.keep_as_best()  # the run may have been cut off just before it did
 
@@ -184,10 +186,9 @@ class Monitor:
                 if not np.isfinite(value):
                     raise self._diverged(f"the {term} of {name} is {value:g}", iteration)
         row = {"phase": self.phase, "iteration": iteration, "seconds": seconds}
-        row["learning_rate"] = self.learners[0].optimiser.learning_rate * self.rules.schedule(iteration)
         self.run.append("log.csv", row | {f"{n}.{t}": v for n, terms in losses.items() for t, v in terms.items()})
         done = iteration + 1
-        self.progress.step(self.phase, done, self.iterations, seconds, losses)
+        self.display.step(self.phase, done, self.iterations, seconds, losses)
         stop = False
         if done % self.every == 0 or done == self.iterations:
             stop = self._validate(done)
@@ -214,7 +215,7 @@ class Monitor:
                     if not np.isfinite(own):
                         raise self._diverged(f"the validation loss of {learner} is {own:g}", done - 1)
                     row[f"{learner}.validation_loss"] = own
-                    loss += own
+                    loss += own if learner in self.judged else 0.0  # Loss_A + Loss_B: the hold-out has no say
         epoch = done / self.data.train.steps_per_epoch
         self.run.append("epochs.csv", {"phase": self.phase, "iteration": done - 1, "epoch": epoch} | row)
         if loss < self.best:
@@ -239,7 +240,7 @@ class Monitor:
 
     def _diverged(self, what: str, iteration: int) -> InputError:
         kept = self.run.path / "last.h5"
-        step = self.run.progress()["iteration"] if kept.exists() else 0
+        step = self.run.position()["iteration"] if kept.exists() else 0
         return InputError(
             f"{what} at step {iteration} of {self.phase}: stopped. {kept} holds the last good weights (step {step}); "
             "try a smaller --learning-rate or a --clip."

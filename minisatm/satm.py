@@ -101,8 +101,13 @@ def source(learners: Sequence[Learner], k: int, iteration: int) -> Learner:
     return learners[(k + 1 + iteration % others) % len(learners)]
 
 
-def examples(learner: Learner, x: Array, y: Array, rules: Rules, iteration: int) -> Array:
-    """x_adv of this network, a constant array; its random step is a stream of its own (lines 17-21)."""
+def examples(learner: Learner, x: Array, y: Array, rules: Rules, iteration: int) -> Array | None:
+    """x_adv of this network, a constant array; its random step is a stream of its own (lines 17-21).
+
+    None where neither r_adv nor r_da would read it: then a step equals clean training.
+    """
+    if rules.r_adv == 0 and rules.r_da == 0:
+        return None
     return craft(
         rules.attack, learner.network, x, y, epsilon=rules.epsilon, alpha=rules.alpha, craft_mode=rules.craft_mode,
         rng=stream(rules.seed, learner.name, "craft", iteration),
@@ -119,6 +124,7 @@ def learn_from(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules:
         if np.isfinite(terms["loss"]):
             total.backward()
             factor = rules.schedule(iteration)
+            terms["learning_rate"] = learner.optimiser.learning_rate * factor
             terms["gradient_norm"] = learner.optimiser.step(factor, rules.clip)  # 13, 14: w <- w + SGD(lr, Loss, w)
             if learner.domain_optimiser is not None:
                 learner.domain_optimiser.step(factor, rules.clip)
@@ -128,7 +134,7 @@ def learn_from(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules:
 def loss_terms(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules) -> tuple[Tensor, Losses]:
     """Loss_A of lines 7-9 as a tensor, and its terms as numbers."""
     share = 0.5 if rules.loss_norm == "half" else 1.0
-    if x_adv is None or (rules.r_adv == 0 and rules.r_da == 0):
+    if x_adv is None:
         logits, _ = learner.network(Tensor(x))
         clean = ops.softmax_cross_entropy(logits, Tensor(y))
         return clean, {"loss": float(clean), "clean": float(clean), "rate": _rate(logits, y)}

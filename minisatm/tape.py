@@ -126,8 +126,8 @@ def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep:
                 found[id(node)] = (node, arrived)
             wanted = tuple(p is not None and (towards is None or id(p) in towards) for p in node.parents)
             if node.vjps is None or any(wanted):
-                for parent, part in zip(node.parents, node.pull(arrived, wanted), strict=True):
-                    if parent is not None and part is not None:
+                for parent, want, part in zip(node.parents, wanted, node.pull(arrived, wanted), strict=True):
+                    if parent is not None and want and part is not None:
                         _check(node, parent, part)
                         _add(pending, parent, part)
                         if not isinstance(parent, Node):

@@ -15,11 +15,12 @@ from .runs import Interrupted
 
 EXAMPLES = """examples:
   python -m minisatm.train                                   the comparison on drawn faces, a few minutes
-  python -m minisatm.train --preset smoke                    everything once, in seconds
+  python -m minisatm.train --preset smoke                    a tiny SATM run, in seconds
   python -m minisatm.train --data adience --data-dir DIR --size 64
   python -m minisatm.train --preset paper --data adience --data-dir DIR --weights vgg16.h5,resnet50.h5
 
-(paper) marks the paper's own value, (our choice) one that it leaves open. A run goes to runs/<date>-<method>-<networks>
+(paper) marks the paper's own value, (our choice) one that it leaves open, [value] what a run with no arguments takes.
+A run goes to runs/<date>-<method>-<networks>
 and is never overwritten; Ctrl-C saves it, and --resume goes on."""
 
 
@@ -63,8 +64,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "out": dict(type=folder, metavar="DIR", help="run folder; must not exist"),
         "resume": dict(type=Path, metavar="DIR", help="go on with an interrupted run"),
         "config": dict(type=Path, metavar="FILE", help="settings from another run's config.json"),
-        "seed": dict(type=int, help="of everything random (default 0)"),
-        "backend": dict(help="where the arrays live (default numpy)"),
+        "seed": dict(type=int, help="of everything random"),
+        "backend": dict(help="where the arrays live"),
     },
     "networks": {
         "networks": dict(
@@ -73,10 +74,12 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "holdout": dict(
             metavar="KIND", help="attacks the others, is never trained against; none for none (paper: resnet101)"
         ),
-        "weights": dict(type=words, metavar="A.h5,B.h5", help="start from these files, one per network"),
-        "width": dict(type=config.fraction, help="every channel count times this (paper 1; default 1/8)"),
-        "size": dict(type=int, help="side of the input in pixels (paper 224; default 48)"),
-        "dropout": dict(type=float, help="of VGG's dense layers (paper preset 0.5; default 0)"),
+        "weights": dict(
+            type=words, metavar="A.h5,B.h5", help="start from these files, one per network, then the hold-out's"
+        ),
+        "width": dict(type=config.fraction, help="every channel count times this (paper 1)"),
+        "size": dict(type=int, help="side of the input in pixels (paper 224)"),
+        "dropout": dict(type=float, help="of VGG's dense layers (our choice in the paper preset 0.5)"),
     },
     "data": {
         "data": dict(help="the data set; faces are drawn where no --data-dir is given"),
@@ -88,11 +91,14 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "attack and losses (pixels in [0, 1])": {
         "attack": dict(help="crafted in training and tests (paper: r_fgsm, called R+Step-LL there)"),
-        "epsilon": dict(type=config.fraction, help="size of the perturbation (paper 16/256; toy preset 24/256)"),
-        "alpha": dict(type=config.fraction, help="size of its random part, below epsilon (paper, default: epsilon/2)"),
+        "epsilon": dict(type=config.fraction, help="size of the perturbation (paper 16/256)"),
+        "alpha": dict(type=config.fraction, help="size of its random part, below epsilon (paper, and none: epsilon/2)"),
         "r-adv": dict(type=float, help="weight of the adversarial loss (our choice 1)"),
         "r-da": dict(type=float, help="weight of the domain loss (our choice 0.1)"),
-        "domain": dict(help="domain classifier behind a gradient reversal (paper; strength 1, width 256 our choice)"),
+        "domain": dict(
+            help="classifier of features behind a gradient reversal (paper; strength 1, width 256, features of "
+            "fc7 / the global average pool: our choice)"
+        ),
         "loss-norm": dict(help="sum of clean and adversarial loss (paper), or half of it: their mean (Tramer)"),
         "craft-mode": dict(help="batch norm while crafting (our choice eval)"),
         "bn-batches": dict(help="clean and adversarial images as one batch (our choice) or two"),
@@ -100,11 +106,14 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "optimisation": {
         "optimizer": dict(help="sgd has momentum (paper: sgd)"),
         "learning-rate": dict(
-            type=numbers, metavar="R[,R]", help="one for all networks or one each (paper 1e-5, printed there as e^-5)"
+            type=numbers,
+            metavar="R[,R]",
+            help="one for all networks or one each, the hold-out takes the last (paper 1e-5, printed there as "
+            "e^-5; else sgd 0.05 for vgg16 and 0.1 for residual networks, adam 1e-3)",
         ),
-        "da-learning-rate": dict(type=float, help="the domain classifier's own (default: its network's)"),
-        "momentum": dict(type=float, help="(our choice 0.9)"),
-        "weight-decay": dict(type=float, help="(default 0)"),
+        "da-learning-rate": dict(type=float, help="the domain classifier's own, times r_da (none: its network's)"),
+        "momentum": dict(type=float, help="of sgd (our choice 0.9)"),
+        "weight-decay": dict(type=float, help="pulls weights to zero"),
         "schedule": dict(help="of the learning rate (paper preset constant)"),
         "warmup": dict(type=int, help="iterations of linear warm-up"),
         "clip": dict(type=float, help="largest gradient norm; 0 for no limit"),
@@ -121,6 +130,14 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def _default(name: str) -> str:
+    """What a run with no arguments takes, for the help."""
+    value = getattr(config.from_preset("toy", {}), name.replace("-", "_"), "")
+    if name == "preset" or value in ("", ()):
+        return ""
+    return f" [{','.join(value) if isinstance(value, tuple) else 'none' if value is None else value}]"
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; options not given stay out of the namespace, so that presets and --resume fill them."""
     p = Parser(
@@ -131,12 +148,15 @@ def parser() -> argparse.ArgumentParser:
         group = p.add_argument_group(title)
         for name, settings in options.items():
             known = config.CHOICES.get(name.replace("-", "_"))
-            group.add_argument(f"--{name}", **(settings if known is None else {"choices": known, **settings}))
+            settings = settings if known is None else {"choices": known, **settings}
+            group.add_argument(f"--{name}", **settings | {"help": settings["help"] + _default(name)})
     return p
 
 
 def settings_from(options: dict[str, Any]) -> config.Settings:
     """Settings from a preset, a --config file and the options, each over the one before."""
+    if "config" in options and "preset" in options:
+        raise InputError("--config holds a preset's settings already: leave out --preset.")
     base = config.read(options["config"]) if "config" in options else {}
     own = {f.name for f in fields(config.Settings)}
     changes = {**base, **{k: v for k, v in options.items() if k in own}}

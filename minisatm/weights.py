@@ -131,7 +131,7 @@ def write_arrays(group: Any, arrays: dict[str, Any]) -> None:
 
 
 def read_arrays(group: Any) -> dict[str, np.ndarray]:
-    """Every data set of a group, in the order they were written in by name."""
+    """Every data set of a group, by name."""
     arrays = {name: group[name][()] for name in group}
     for name, array in arrays.items():
         if getattr(array, "dtype", np.dtype(object)).kind not in "fiu":

@@ -38,6 +38,7 @@ def test_cases_name_every_source_once():
         ("satm", "a", "partner new", "satm/b"),
         ("satm", "a", "hold-out", "undefended/h"),
     ]
+    assert rows[-1] == ("undefended", "h", "clean", "")  # is the hold-out any good itself?
     assert not [r for r in evaluate.cases(["undefended"], ["a"], None) if r[2] not in ("clean", "white-box")]
 
 
@@ -82,7 +83,21 @@ def test_validation_weighs_images_not_batches_and_changes_nothing(batches):
 
 def test_results_have_intervals_and_the_baseline():
     true = np.array([0, 0, 1, 2])
-    rows = evaluate.results(true, {("m", "a", "clean", ""): np.array([0, 1, 1, 0])}, 3)
+    rows = evaluate.results(true, {("m", "a", "clean", ""): np.array([0, 1, 1, 0])}, "xyz")
     assert rows[0]["rate"] == 0.5 and rows[0]["one_off"] == 0.75 and rows[0]["n"] == 4
     assert rows[0]["rate_low"] < 0.5 < rows[0]["rate_high"]
-    assert rows[1]["method"] == "always group 1" and rows[1]["rate"] == 0.5 and rows[1]["one_off"] == 0.75
+    assert rows[1]["method"] == "always x" and rows[1]["rate"] == 0.5 and rows[1]["one_off"] == 0.75
+
+
+def test_differences_are_paired_by_image():
+    """SATM right on images 0, 1, 2 and the control on 2, 3: one more of four, from three discordant images."""
+    true = np.zeros(4, np.int64)
+    found = {
+        ("satm", "a", "partner new", "satm/b"): np.array([0, 0, 0, 1]),
+        ("control", "a", "partner new", "control/b"): np.array([1, 1, 0, 0]),
+        ("control", "a", "white-box", "control/a"): np.array([1, 1, 1, 1]),
+        ("undefended", "a", "partner old", "undefended/b"): np.array([1, 1, 1, 1]),
+    }
+    (row,) = evaluate.differences(true, found)
+    assert (row["method"], row["other"], row["condition"], row["network"]) == ("satm", "control", "partner new", "a")
+    assert row["difference"] == 0.25 and row["low"] < 0.25 < row["high"]

@@ -13,7 +13,6 @@ from minisatm.metrics import (
     majority_rate,
     one_off,
     paired_difference,
-    unpaired_difference,
 )
 
 
@@ -89,12 +88,6 @@ def test_paired_difference_contains_the_difference(answers):
     assert difference == pytest.approx(a.mean() - b.mean())
     assert -1 <= low <= difference + 1e-12
     assert difference - 1e-12 <= high <= 1
-
-
-def test_unpaired_difference_is_newcombes():
-    # 56/70 against 48/80: Newcombe 1998, table II (a), method 10: 0.0524 to 0.3339.
-    a, b = ((k / n, *interval(k / n, n)) for k, n in ((56, 70), (48, 80)))
-    assert unpaired_difference(a, b) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 
 
 @pytest.mark.parametrize(

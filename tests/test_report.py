@@ -9,9 +9,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from minisatm import figures
 from minisatm.errors import InputError
 from minisatm.figures import COLOURS, lookup, read_rows
-from minisatm.metrics import interval
+from minisatm.metrics import interval, networks_of
 from minisatm.report import figure_curves, figure_pairs, figure_results, main, report, results_table, write
 
 NETWORKS = ("vgg<16>", "resnet50")
@@ -38,8 +39,22 @@ def result_rows():
         for shift, network in enumerate(NETWORKS):
             for condition, rate in zip(CONDITIONS, rates):
                 if rate is not None:
-                    rows.append(result(method, network, condition, rate - 0.01 * shift, min(1, rate + 0.25)))
-    return [*rows, result("always group 4", "", "clean", 0.2875, 0.5125)]
+                    source = (
+                        "undefended/resnet101" if condition == "hold-out" else "" if condition == "clean" else "x/y"
+                    )
+                    rows.append(result(method, network, condition, rate - 0.01 * shift, rate + 0.25, source))
+    rows.append(result("undefended", "resnet101", "clean", 0.601, 0.85))
+    return [*rows, result("always (15, 20)", "", "clean", 0.29, 0.51)]
+
+
+def compared(other="control", condition="hold-out", **ends):
+    ends = ends or {"difference": 0.079, "low": 0.051, "high": 0.107}
+    return {"method": "satm", "other": other, "condition": condition, "network": "vgg<16>", "n": 800, **ends}
+
+
+COMPARED = [compared(), compared("ensemble", difference="-0.011", low="-0.03", high="0.008"),
+            compared("ensemble", "clean", difference=-0.1, low=-0.14, high=-0.06)]  # fmt: skip
+CONFIG = {"networks": list(NETWORKS), "holdout": "resnet101", "epsilon": 0.125}
 
 
 def save_csv(path, header, rows):
@@ -54,6 +69,7 @@ def make_run(folder, seed=0):
               "method": "all", "seed": 7, "data": "drawn <faces>", "n_test": 800}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
+    names = (*NETWORKS, "resnet101")
     terms = ("loss", "clean", "adversarial", "domain")
     kinds = ("train_clean", "train_adversarial", "validation_clean", "validation_adversarial", "validation_loss")
     log, epochs = [], []
@@ -61,7 +77,10 @@ def make_run(folder, seed=0):
         both, domain = phase in ("ensemble", "satm"), phase == "satm"
         for i in range(1, steps + 1):
             row = [phase, i, 0.1 * i, 0.05]
-            for _ in NETWORKS:
+            for name in names:
+                if name == "resnet101" and phase != "clean":
+                    row += [""] * 4
+                    continue
                 clean = (2.1 if phase == "clean" else 1.1) * np.exp(-i / 200) + 0.6 + 0.1 * rng.normal()
                 adversarial = 1.4 * np.exp(-i / 120) + 0.8 + 0.1 * rng.normal()
                 row += [clean + both * adversarial, clean, adversarial if both else "", 0.69 if domain else ""]
@@ -70,13 +89,16 @@ def make_run(folder, seed=0):
                 rate = 0.62 - (0.45 if phase == "clean" else 0.05) * np.exp(-i / 100) + 0.01 * rng.normal()
                 near = rate - (0.2 if phase in ("clean", "control") else 0.2 * np.exp(-i / 60))
                 cells = ("" if phase == "clean" else near, rate - 0.02, near - 0.02, 1.1)
-                epochs.append([phase, i, i / 200] + [rate, *cells] * len(NETWORKS))
+                epochs.append([phase, i, i / 200] + [rate, *cells] * len(names))
     save_csv(folder / "log.csv", ["phase", "iteration", "seconds", "learning_rate"]
-             + [f"{n}.{t}" for n in NETWORKS for t in terms], log)  # fmt: skip
+             + [f"{n}.{t}" for n in names for t in terms], log)  # fmt: skip
     save_csv(
-        folder / "epochs.csv", ["phase", "iteration", "epoch"] + [f"{n}.{k}" for n in NETWORKS for k in kinds], epochs
+        folder / "epochs.csv", ["phase", "iteration", "epoch"] + [f"{n}.{k}" for n in names for k in kinds], epochs
     )
     save_csv(folder / "tables" / "results.csv", COLUMNS, [row.values() for row in result_rows()])
+    save_csv(folder / "tables" / "differences.csv", COMPARED[0], [row.values() for row in COMPARED])
+    leak = result("satm", "vgg<16>", "partner new", 0.588, 0.8, "x/y")
+    save_csv(folder / "tables" / "predicted_labels.csv", COLUMNS, [leak.values()])
     distance = abs(np.subtract.outer(np.arange(8), np.arange(8)))
     for method in ("undefended", "satm"):
         counts = rng.poisson(60 * np.exp(-distance))
@@ -119,7 +141,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -138,35 +160,96 @@ def run_dir(tmp_path_factory):
 
 
 def test_table_text():
-    text = results_table(result_rows(), {"networks": list(NETWORKS), "holdout": "resnet101", "epsilon": 0.125})
+    text = results_table(result_rows(), CONFIG, COMPARED)
     assert max(map(len, text.splitlines())) <= 110
     caption = " ".join(text.split())
     assert 'n = 800 test images, epsilon 32/256, attack R+FGSM (the paper\'s "R+Step-LL")' in caption
-    assert "hold-out: resnet101" in caption
+    assert "hold-out: resnet101." in caption and caption.count("ordered (ages)") == 1
     assert re.search(r"clean +white-box +partner old +partner new +hold-out\n", text)
-    assert "\nvgg<16>\n  undefended    61.0±3.4 / 86.0" in text
-    assert re.search(r"undefended .* 42\.5±3\.4 / 67\.5 +- +40\.8±3\.4 / 65\.8\n", text)
-    assert "always group 4  28.7±3.1 / 51.2" in text or "always group 4  28.8±3.1 / 51.2" in text
+    assert "\nvgg<16>: classification rate\n  undefended   61.0 [57.6, 64.3]  2.2 [1.4, 3.5]  " in text
+    assert "\nvgg<16>: one-off\n  undefended   86.0 [83.4, 88.2]  27.2 [24.2, 30.4]  " in text
+    assert re.search(r"undefended .* 42\.5 \[39\.1, 46\.0\] +- +40\.8 \[37\.4, 44\.2\]\n", text)
+    assert text.count("resnet50: ") == 2 and "resnet101: " not in text
+    assert "\nalways (15, 20): 29.0 [26.0, 32.2]; one-off 51.0 [47.5, 54.5]\nhold-out resnet101, clean: 60.1 [5" in text
 
 
-def test_table_reads_its_numbers():
-    text = results_table(result_rows(), {"networks": list(NETWORKS)})
-    assert re.search(r"SATM - control, partner new +vgg<16> +\+27\.2 \[\+22\.\d, \+31\.\d\], above", text)
-    assert re.search(r"SATM - control, hold-out +resnet50 +\+7\.9 .* above", text)
-    assert re.search(r"SATM - ensemble, hold-out +vgg<16> +-1\.1 .* no clear difference", text)
-    assert "White-box stays broken with SATM: vgg<16> 2.4 % beside 65.3 % clean." in text
-    warnings = [line for line in text.splitlines() if line.startswith("WARNING")]
-    assert [line.split(" (")[0] for line in warnings] == [
-        "WARNING: SATM, vgg<16>: partner new 66.2 % beats clean 65.3 %",
-        "WARNING: SATM, resnet50: partner new 65.2 % beats clean 64.3 %",
-    ]
+def test_widest_cells_stay_apart():
+    rows = [result("undefended", "cnn", c, 0.995, 1.0) for c in CONDITIONS]
+    line = next(line for line in results_table(rows).splitlines() if line.startswith("  undefended"))
+    assert line.split("  ")[2:] == [" 99.5 [98.7, 99.8]", *["99.5 [98.7, 99.8]"] * 4]
+    assert "100 [99.5, 100]  100 [" in re.sub(" {3,}", "  ", results_table(rows))
+
+
+def test_paired_differences_are_printed_when_given():
+    text = results_table(result_rows(), CONFIG, COMPARED)
+    assert "paired, same test images (n = 800)" in text
+    assert re.search(r"SATM - control, hold-out +vgg<16> +\+7\.9 \[\+5\.1, \+10\.7\] +above\n", text)
+    assert re.search(r"SATM - ensemble, hold-out +vgg<16> +-1\.1 \[-3\.0, \+0\.8\] +no clear difference", text)
+    assert re.search(r"SATM - ensemble, clean +vgg<16> +-10\.0 \[-14\.0, -6\.0\] +below", text)
+    for nothing in (None, [], [compared(difference="", low="", high="")]):
+        text = results_table(result_rows(), CONFIG, nothing)
+        assert "paired" not in text and "SATM - " not in text
+
+
+def warnings_of(*arguments):
+    text = results_table(*arguments).replace("\n  ", " ")
+    return [line for line in text.splitlines() if line.startswith("WARNING")]
+
+
+def test_leak_warnings():
+    predicted = [result("satm", "vgg<16>", "partner new", 0.588, 0.8, "x/y")]
+    both, alone = warnings_of(result_rows(), CONFIG, None, predicted)
+    assert both == (
+        "WARNING: SATM vgg<16>, partner new: 66.2 % beats clean 65.3 %; crafted from predicted labels, which cannot "
+        "leak the true one, it is 58.8 %."
+    )
+    assert alone.startswith("WARNING: SATM resnet50, partner new: 65.2 % beats clean 64.3 % (within the intervals)")
+    other = [{**predicted[0], "source": "x/z"}]
+    assert "58.8" not in "".join(warnings_of(result_rows(), CONFIG, None, other))
     rows = [row for row in result_rows() if (row["method"], row["condition"]) != ("satm", "partner new")]
-    assert "WARNING" not in results_table(rows)
+    assert warnings_of(rows) == []
+    for attack, count in (("step_ll", 0), ("r_step_ll", 0), ("fgsm", 2)):
+        assert len(warnings_of(result_rows(), {**CONFIG, "attack": attack})) == count
+    twice = [*result_rows(), result("satm", "vgg<16>", "partner new", 0.2, 0.3, "x/z")]
+    assert "vgg<16>, partner new of x/y: 66.2 % beats" in warnings_of(twice)[0]
+
+
+def test_white_box_is_read_honestly():
+    text = results_table(result_rows(), CONFIG).replace("\n  ", " ")
+    assert "White-box attacks still break both networks after SATM (2.4 %, 1.4 %): it is not a defence against" in text
+    rows = [result("satm", "cnn", "clean", 0.6, 0.9), result("satm", "cnn", "white-box", 0.4, 0.8)]
+    assert "White-box attacks after SATM: cnn 40.0 % (clean 60.0 %)." in results_table(rows)
+
+
+def test_holdout_is_no_network_whatever_it_is_called():
+    rows = [result("satm", "a", "hold-out", 0.5, 0.6, "undefended/hold-out-a"), result("satm", "a", "clean", 0.5, 0.6),
+            result("undefended", "hold-out-a", "clean", 0.4, 0.6)]  # fmt: skip
+    assert networks_of(rows) == ["a"]
+    assert "\nhold-out a, clean: 40.0 [" in results_table(rows, {"networks": ["a"], "holdout": "a"})
+    assert networks_of(rows[1:], {"networks": ["x=a", "a"], "holdout": "a"}) == ["x", "a"]
+    assert networks_of(rows[1:2], {"networks": ["a"], "holdout": "none"}) == ["a"]
+    assert "hold-out: none in this run" in results_table(rows[1:2], {"holdout": "none"})
+
+
+def test_only_what_has_data_becomes_a_panel(tmp_path, monkeypatch):
+    titles = {}
+    monkeypatch.setattr(
+        figures, "_save", lambda figure, path: titles.update({path.stem: [a.get_title() for a in figure.axes]})
+    )
+    run_dir = make_run(tmp_path)
+    figures.figure_curves(run_dir), figures.figure_results(run_dir)
+    assert titles["results"] == list(NETWORKS)
+    assert [len(titles[name]) for name in ("figure3", "figure4", "losses")] == [2, 2, 4]
+    (run_dir / "config.json").write_text(json.dumps({"networks": [*NETWORKS, "resnet101"]}))
+    figures.figure_curves(run_dir)
+    assert titles["losses"] == [f"{n}: loss by phase" for n in (*NETWORKS, "resnet101")] + [
+        f"{n}: terms of SATM" for n in NETWORKS
+    ]
 
 
 def test_table_of_one_method_and_unknown_settings():
     text = results_table([result("undefended", "cnn", "clean", 0.5, 1.0)])
-    assert "cnn\n  undefended    50.0±3.5 / 100.0" in text
+    assert "cnn: classification rate\n  undefended   50.0 [46.5, 53.5]" in text
     assert "epsilon unknown" in text
     with pytest.raises(InputError, match="evaluate the networks first"):
         results_table([])
@@ -216,12 +299,16 @@ def test_report_holds_the_numbers_and_is_self_contained(run_dir):
     page = Page(text)
     words = " ".join(page.words)
     for number in (
-        "65.3±3.3 / 90.3",
-        "42.5±3.4 / 67.5",
+        "65.3 [61.9, 68.5] 90.3 [88.1, 92.2]",
+        "hold-out resnet101, clean: 60.1 [",
+        "+7.9 [+5.1, +10.7]",
+        "66.2 % beats clean 65.3 %; crafted from predicted labels, which cannot leak the true one, it is 58.8 %.",
+        "the true interval is wider",
+        "unless early stopping",
         "35.39 → 52.40",
         "37.40 / 72.16",
         "2.20 → 2.40",
-        "always group 4",
+        "always (15, 20): 29.0 [",
     ):
         assert number in words, number
     assert "drawn <faces>" in words and "vgg<16>" in words and "seed <7>" in words
@@ -271,7 +358,7 @@ def test_command(tmp_path, capsys):
     for folder, message in ((tmp_path / "none", "There is no folder"), (tmp_path, "is not a run folder")):
         assert main([str(folder)]) == 2
         error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
     (run_dir / "config.json").write_text("{")
     assert main([str(run_dir)]) == 2
     assert "not valid JSON" in capsys.readouterr().err

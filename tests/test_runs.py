@@ -44,7 +44,7 @@ def drawn(tmp_path_factory):
 @pytest.fixture
 def tiny(drawn, tmp_path, monkeypatch):
     """Settings of a run that takes half a second; the report, which draws figures, is left out."""
-    monkeypatch.setattr(experiment.Experiment, "report", lambda self, run, rows: run.path)
+    monkeypatch.setattr(experiment.Experiment, "report", lambda self, run, *measured: run.path)
     monkeypatch.chdir(tmp_path)
     return lambda **changes: config.from_preset("smoke", {**TINY, "data_dir": str(drawn), **changes})
 
@@ -101,7 +101,7 @@ def whole(drawn, tmp_path_factory):
         if method not in done:
             out = tmp_path_factory.mktemp("whole") / method
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(experiment.Experiment, "report", lambda self, run, rows: run.path)
+                patch.setattr(experiment.Experiment, "report", lambda self, run, *measured: run.path)
                 experiment.run_new(config.from_preset("smoke", {**TINY, "data_dir": str(drawn), "method": method}), out)
             done[method] = outcome(out)
         return done[method]
@@ -187,9 +187,9 @@ def test_ctrl_c_at_a_real_run(drawn, tmp_path):
     assert "Traceback" not in err
     rows = table(log)
     with h5py.File(tmp_path / "run" / "last.h5") as h5:
-        assert json.loads(h5.attrs["progress"])["iteration"] == int(rows[-1]["iteration"]) + 1 < 40
+        assert json.loads(h5.attrs["position"])["iteration"] == int(rows[-1]["iteration"]) + 1 < 40
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment.Experiment, "report", lambda self, run, rows: run.path)
+        patch.setattr(experiment.Experiment, "report", lambda self, run, *measured: run.path)
         patch.chdir(tmp_path)
         assert train.main(["--resume", "run"]) == 0
         experiment.run_new(settings, tmp_path / "whole")
@@ -215,7 +215,7 @@ def losses_of(monkeypatch, losses):
 
 def best_at(out):
     with h5py.File(out / "best.h5") as h5:
-        return json.loads(h5.attrs["progress"])
+        return json.loads(h5.attrs["position"])
 
 
 def test_early_stopping_restores_the_best(tiny, tmp_path, monkeypatch):
@@ -225,7 +225,7 @@ def test_early_stopping_restores_the_best(tiny, tmp_path, monkeypatch):
     rows = table(tmp_path / "run" / "epochs.csv")
     assert [row["iteration"] for row in rows] == ["1", "3", "5", "7", "9", "11", "13"]  # 2 again is not better
     assert len(table(tmp_path / "run" / "log.csv")) == 14
-    assert best_at(tmp_path / "run") == {"phase": "satm", "iteration": 8, "best": 4.0, "worse": 0}
+    assert best_at(tmp_path / "run") == {"phase": "satm", "iteration": 8, "best": 4.0, "best_at": 8, "worse": 0}
     best = arrays(tmp_path / "run" / "best.h5")
     for name in ("a", "b"):
         final = arrays(tmp_path / "run" / "networks" / f"satm-{name}.h5")
@@ -274,7 +274,7 @@ def test_patience_is_counted_across_an_interruption(tiny, tmp_path, monkeypatch)
     losses_of(monkeypatch, [3.5, *[1] * 20])
     experiment.run_on(out, settings)
     assert [row["iteration"] for row in table(out / "epochs.csv")] == ["1", "3", "5"]
-    assert best_at(out) == {"phase": "satm", "iteration": 2, "best": 6.0, "worse": 0}
+    assert best_at(out) == {"phase": "satm", "iteration": 2, "best": 6.0, "best_at": 2, "worse": 0}
 
 
 # Divergence
@@ -301,7 +301,7 @@ def test_a_loss_that_is_not_finite(tiny, tmp_path, monkeypatch):
     assert [row["iteration"] for row in table(out / "log.csv") if row["phase"] == "satm"] == ["0", "1", "2"]
     network = models.build("resnet20", width=1 / 64, size=SIZE)
     with h5py.File(out / "last.h5") as h5:
-        assert json.loads(h5.attrs["progress"])["iteration"] == 2
+        assert json.loads(h5.attrs["position"])["iteration"] == 2
         network.set_state(weights.read_arrays(h5["b/network"]))
     assert all(np.isfinite(a).all() for a in network.state().values())
 
@@ -353,12 +353,11 @@ def test_an_empty_folder_may_be_filled(tiny, tmp_path):
 def test_columns_and_rows(tiny, tmp_path):
     experiment.run_new(tiny(), tmp_path / "run")
     log = table(tmp_path / "run" / "log.csv")
-    terms = ["loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm"]
+    terms = ["loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm", "learning_rate"]
     assert list(log[0]) == [
         "phase",
         "iteration",
         "seconds",
-        "learning_rate",
         *(f"{n}.{t}" for n in "ab" for t in terms),
     ]
     assert [(r["phase"], r["iteration"]) for r in log] == [("clean", str(i)) for i in range(4)] + [
@@ -369,7 +368,7 @@ def test_columns_and_rows(tiny, tmp_path):
         silent = {f"{n}.{t}" for n in "ab" for t in ("adversarial", "domain", "adversarial_rate")}
         assert filled == set(row) - (silent if row["phase"] == "clean" else set())
         assert all(float(v) >= 0 for k, v in row.items() if v and k != "phase")
-    rates = [float(row["learning_rate"]) for row in log[:4]]
+    rates = [float(row["a.learning_rate"]) for row in log[:4]]
     assert rates == pytest.approx([0.025, 0.05, 0.05, 0.025])  # two steps of warm-up, then half a cosine over two
 
     epochs = table(tmp_path / "run" / "epochs.csv")

@@ -150,7 +150,7 @@ def load(directory, *, labels="strict"):
         )
     if missing:
         listed = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-        notes.append(f"{len(missing):,} listed images are missing and left out: {listed}")
+        notes.append(f"{len(missing):,} listed images are missing and left out (missing_images.txt): {listed}")
     numbers = {}
     paths = [str(directory / face.path) for face in used]
     return Dataset(
@@ -163,6 +163,7 @@ def load(directory, *, labels="strict"):
         folds=np.array([face.fold for face in used], np.int64),
         notes=tuple(notes),
         read_near=lambda index, size: read_image(paths[index], size),
+        missing=tuple(missing),
     )
 
 

@@ -28,7 +28,8 @@ class Dataset:
     labels (n,) int64 index `classes`, whose order is the ordinal order of age groups. `read(i)` is image i as uint8
     (h, w, channels), channels 1 or 3; `read_near(i, size)`, where given, is the same image perhaps scaled down to
     no less than `size` pixels each way, faster. subjects (n,) and folds (n,) int64, official_test (n,) bool, or None.
-    `notes` are lines to print before training; `mirror`: may training mirror the images?
+    `notes` are lines to print before training; `mirror`: may training mirror the images? `missing`: images that are
+    listed but not there.
     Raises InputError when there are no images, fewer than two classes, or a label that is no class.
     """
 
@@ -43,6 +44,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     mirror: bool = True
     read_near: Callable[[int, int], np.ndarray] | None = None
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self):
         if len(self.classes) < 2:

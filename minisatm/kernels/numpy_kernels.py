@@ -1,6 +1,7 @@
 """Convolution, pooling, batch norm and cross-entropy on NumPy arrays, channels last.
 
-Each has a twin of plain loops in naive.py. No tape here: arrays and settings in, arrays out; inputs are only read.
+Each forward kernel has a twin of plain loops in naive.py, and each gradient is held against its forward as the adjoint.
+No tape here: arrays and settings in, arrays out; inputs are only read.
 """
 
 from __future__ import annotations

@@ -100,21 +100,20 @@ class Block(Module):
         else:
             self.conv1 = ConvNorm(channels, width, 3, d, rng, stride=stride)
             self.conv2 = ConvNorm(width, width, 3, d, rng, gamma=last)
-        self.convs = len([c for c in vars(self) if c.startswith("conv")])
-        self.stride, self.channels = stride, channels
+        self.bottleneck, self.stride, self.channels = d.bottleneck, stride, channels
         changes = stride != 1 or channels != self.filters
-        if changes and d.shortcut == "projection":
-            self.project = ConvNorm(channels, self.filters, 1, d, rng, stride=stride)
+        projects = changes and d.shortcut == "projection"
+        self.project = ConvNorm(channels, self.filters, 1, d, rng, stride=stride) if projects else None
 
     def __call__(self, x: Tensor) -> Tensor:
         y = self.conv1(x)
         y = self.conv2(ops.relu(y))
-        if self.convs == 3:
+        if self.bottleneck:
             y = self.conv3(ops.relu(y))
         return ops.relu(y + self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        if hasattr(self, "project"):
+        if self.project is not None:
             return self.project(x)
         if self.stride != 1:
             x = x[:, :: self.stride, :: self.stride]

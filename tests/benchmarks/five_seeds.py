@@ -21,7 +21,7 @@ from statistics import mean, stdev
 
 METHODS = ("undefended", "control", "ensemble", "satm")
 CONDITIONS = ("clean", "white-box", "partner old", "partner new", "hold-out")
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # two-sided, n - 1
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # by n, two-sided
 DIFFERENCES = (
     ("satm", "control", "clean"),
     ("satm", "control", "partner new"),
@@ -41,14 +41,20 @@ def run(seed: int, folder: Path, extra: list[str]) -> None:
         return
     start = time.perf_counter()
     command = [sys.executable, "-m", "minisatm.train", "--seed", str(seed), "--out", str(folder), *extra]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (folder / "seconds.txt").write_text(f"{time.perf_counter() - start:.0f}\n")
+    (folder / "commit.txt").write_text(commit())
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout or "unknown\n"
 
 
 def interval(values: list[float]) -> str:
     if len(values) < 2:
         return ""
-    half = T_95.get(len(values), 1.96) * stdev(values) / math.sqrt(len(values))
+    half = T_95[len(values)] * stdev(values) / math.sqrt(len(values))  # up to ten seeds
     return f"{mean(values):+6.1f} ± {half:.1f}"
 
 
@@ -70,7 +76,8 @@ def main() -> None:
         f"python -m minisatm.train --seed S {' '.join(extra)}: seeds {args.seeds}; "
         f"{cores} cores, Python {platform.python_version()}"
     )
-    print(f"seconds per run: {', '.join(map(str, seconds)) or 'not measured'}\n")
+    commits = sorted({(f / "commit.txt").read_text().strip() for f in folders.values()})
+    print(f"seconds per run: {', '.join(map(str, seconds)) or 'not measured'}; at commit {', '.join(commits)}\n")
     print("Classification rate in %, one column a seed, then the mean")
     for network in networks:
         for condition in CONDITIONS:
@@ -84,7 +91,7 @@ def main() -> None:
         for network in networks:
             row = [found[s][method, network, condition] - found[s][other, network, condition] for s in seeds]
             cells = "".join(f"{v:+8.1f}" for v in row)
-            above = f"{sum(v > 0 for v in row)} of {len(row)} above"
+            above = f"{sum(v > 0 for v in row)} of {len(row)} above 0, {sum(v >= 5 for v in row)} by 5 or more"
             print(f"  {network:<10}{condition:<13}{method} - {other:<10}{cells}   {interval(row)}   {above}")
 
 
