@@ -75,7 +75,8 @@ def test_missing_images_are_counted_and_left_out(folder):
             (folder / face.path).unlink()
     dataset = data.load("adience", folder)
     assert len(dataset) == 78
-    assert "2 listed images are missing and left out: aligned/2@N/landmark_aligned_face.21.a.jpg" in dataset.notes[-1]
+    assert "2 listed images are missing and left out (missing_images.txt): aligned/2@N/" in dataset.notes[-1]
+    assert len(dataset.missing) == 2 and dataset.missing[0] == "aligned/2@N/landmark_aligned_face.21.a.jpg"
 
 
 def test_no_images_at_all_says_how_to_lay_them_out(folder):

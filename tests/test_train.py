@@ -100,13 +100,14 @@ def table(path):
         (["--data", "folder", "--data-dir", "nowhere"], "nowhere is not a directory"),
         (["--data-dir", "nowhere"], "nowhere is not a directory"),
         (["--config", "none.json"], "cannot read none.json: No such file or directory"),
+        (["--config", "none.json", "--preset", "smoke"], "--config holds a preset's settings already"),
         (["--resume", "none"], r"none is not a run folder \(no config.json\)"),
         (["--resume", "none", "--seed", "1"], "--resume goes on with the run's own settings: leave out --"),
     ],
     ids=" ".join,
 )
 def test_mistakes(here, argv, message):
-    extra = [] if "--resume" in argv[:1] else ["--preset", "smoke", "--out", "run"]
+    extra = [] if argv[0] in ("--resume", "--config") else ["--preset", "smoke", "--out", "run"]
     if "--networks" not in argv and extra:
         extra += ["--networks", "resnet20,vgg16"]
     assert re.search(message, mistake(*argv, *extra))
