@@ -185,7 +185,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # Digits are easy: more steps on smaller images reach 98 % and more in the same time. Epsilon is Tramer's.
-MNIST = dict(size=32, epsilon=0.3, clean_iterations=1800, iterations=400)
+MNIST = dict(
+    size=32, epsilon=0.3, clean_iterations=1800, iterations=400, evaluate_every=200, evaluate_images=256,
+)  # fmt: skip
 
 
 def from_preset(name: str, changes: dict[str, Any]) -> Settings:
