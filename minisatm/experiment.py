@@ -28,7 +28,6 @@ PLANS = {
     "satm": ("clean", "satm"),
     "compare": ("clean", "control", "ensemble", "satm"),
 }
-DOMAIN_WIDTH = 256  # our choice: the paper gives none
 FIGURE_1_EPSILONS = (64 / 256, 32 / 256, 16 / 256, 8 / 256)
 
 
@@ -51,7 +50,6 @@ class Experiment:
     """A run folder being filled. Networks go by name; methods[method][name] is a network after that method."""
 
     def __init__(self, settings: Settings, dataset: data.Dataset) -> None:
-        backend.check(settings.backend)
         self.settings, self.dataset = settings, dataset
         split = dataset.split(fold=settings.fold, seed=settings.seed)
         if len(split.train) < settings.batch:
@@ -198,9 +196,7 @@ class Experiment:
         make = partial(optim.build, s.optimizer, momentum=s.momentum, weight_decay=s.weight_decay)
         learner = Learner(name, network, make(network.parameters(), rate))
         if phase in ("ensemble", "satm") and s.domain == "reversal" and s.r_da:
-            learner.domain = DomainClassifier(
-                network.feature_width, width=DOMAIN_WIDTH, rng=stream(s.seed, name, "domain")
-            )
+            learner.domain = DomainClassifier(network.feature_width, rng=stream(s.seed, name, "domain"))
             learner.domain_optimiser = make(
                 learner.domain.parameters(), rate if s.da_learning_rate is None else s.da_learning_rate
             )
@@ -251,7 +247,7 @@ class Experiment:
         clean = {(r["method"], r["network"]): r["rate"] for r in rows if r["condition"] == "clean"}
         keys = ("method", "network", "condition", "source")
         above = [r for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]]
-        if not above or self.settings.attack in ("step_ll", "r_step_ll"):  # these never read the true label
+        if not above or self.settings.attack in metrics.NEVER_LEAK:  # these never read the true label
             return []
         return evaluate.results(
             *look([tuple(r[k] for k in keys) for r in above], predicted_labels=True), self.dataset.classes
@@ -310,8 +306,7 @@ def prepare_data(settings: Settings) -> data.Dataset:
 
 def run_new(settings: Settings, out: Path) -> Path:
     """A run from its beginning, into a new folder; returns the path of its report."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} already exists: choose another --out, or go on with --resume {out}.")
+    RunFolder.check_free(out)  # and the backend: before the data, which may take a while to draw
     backend.check(settings.backend)
     experiment = Experiment(settings, prepare_data(settings))
     networks = experiment.start_networks()
@@ -326,6 +321,7 @@ def run_on(out: Path, settings: Settings) -> Path:
     """A run that was interrupted, from its last checkpoint to its end."""
     run = RunFolder.open(out)
     position = run.position()
+    backend.check(settings.backend)
     experiment = Experiment(settings, prepare_data(settings))
     run.forget_after([phase for phase, _ in experiment.plan], position["phase"], position["iteration"])
     experiment.train(run, experiment.start_networks(), position)

@@ -37,8 +37,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, settings: Any, names: Sequence[str]) -> RunFolder:
         """Make a new folder; one that is there already and not empty is never written into."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} already exists: choose another --out, or go on with --resume {path}.")
+        cls.check_free(path)
         for part in ("tables", "figures", "networks"):
             (path / part).mkdir(parents=True, exist_ok=True)
         settings.save(path / "config.json")
@@ -49,6 +48,12 @@ class RunFolder:
             "epochs.csv", [["phase", "iteration", "epoch", *(f"{name}.{t}" for name in names for t in EPOCH_TERMS)]]
         )
         return run
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """An InputError where a new run would write over something."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} already exists: choose another --out, or go on with --resume {path}.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from . import config, models
 from .errors import InputError
-from .runs import Interrupted
+from .runs import Interrupted, RunFolder
 
 EXAMPLES = """examples:
   python -m minisatm.train                                   the comparison on drawn faces, a few minutes
@@ -192,9 +192,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise InputError(
                     f"--resume goes on with the run's own settings: leave out --{others[0].replace('_', '-')}."
                 )
-            out = options["resume"]
-            if not (out / "config.json").is_file():
-                raise InputError(f"{out} is not a run folder (no config.json): name one that minisatm.train made.")
+            out = RunFolder.open(options["resume"]).path
             report = experiment.run_on(out, config.Settings(**config.read(out / "config.json")).check())
         else:
             settings = settings_from(options)

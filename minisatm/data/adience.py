@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .dataset import Dataset
+from .dataset import FOLDS, Dataset
 from .pixels import read_image
 
 HEADER = "user_id\toriginal_image\tface_id\tage\tgender\tx\ty\tdx\tdy\ttilt_ang\tfiducial_yaw_angle\tfiducial_score"
@@ -21,7 +21,6 @@ WIDTH = HEADER.count("\t") + 1
 GROUPS = ("(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(48, 53)", "(60, 100)")
 BOUNDS = np.array([[int(n) for n in re.findall(r"\d+", group)] for group in GROUPS])
 POLICIES = ("strict", "strict+fix", "mapped")
-FOLDS = 5
 PAPER = 'The paper counts 26,580 faces and says "8-13"; these files list {:,} and say "(8, 12)".'
 DRAWN = "Drawn faces that stand in for Adience: figures on them say nothing about photographs."
 STAND_IN = "or make a stand-in with `python -m minisatm.data.faces DIR`"

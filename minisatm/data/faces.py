@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..parallel import cores
 from .adience import FOLDS, GROUPS, HEADER
 
 VERSION = 1  # of the drawing: raised whenever the same seed would give other images
@@ -57,7 +58,7 @@ def write(
     unfinished = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        _write_all(unfinished, images, size, seed, images_per_subject, workers or _cores(), progress)
+        _write_all(unfinished, images, size, seed, images_per_subject, workers or cores(), progress)
         settings = _settings(images, size, seed, images_per_subject)
         (unfinished / "faces.json").write_text(json.dumps(settings, indent=2) + "\n")
         if directory.is_dir():
@@ -109,10 +110,6 @@ def _check(directory, images, size, seed, images_per_subject, workers):
         raise InputError(f"a size of {size} pixels: give one from 16 to 2048")
     if seed < 0:
         raise InputError(f"a seed of {seed}: give 0 or more")
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_all(directory, images, size, seed, images_per_subject, workers, progress):
