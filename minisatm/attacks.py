@@ -14,6 +14,7 @@ import numpy as np
 from . import ops
 from .errors import InputError
 from .layers import BatchNorm
+from .parallel import one_blas_thread
 from .streams import random_signs
 from .tape import no_grad, only
 from .tensor import Tensor, grad
@@ -47,17 +48,19 @@ class _crafting:
     def __init__(self, network: Any, craft_mode: str) -> None:
         if craft_mode not in ("eval", "train"):
             raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
-        self.mode = network.mode(False)
+        self.mode, self.blas = network.mode(False), one_blas_thread()
         modules = network.modules() if craft_mode == "train" else []
         self.norms = [(module, module.mean, module.var) for _, module in modules if isinstance(module, BatchNorm)]
 
     def __enter__(self) -> None:
+        self.blas.__enter__()
         self.mode.__enter__()
         for norm, _, _ in self.norms:
             norm.training = True
 
     def __exit__(self, *problem: Any) -> None:
         self.mode.__exit__(*problem)
+        self.blas.__exit__(*problem)
         for norm, mean, var in self.norms:
             norm.mean, norm.var = mean, var
 

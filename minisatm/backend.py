@@ -15,12 +15,16 @@ from .kernels import numpy_kernels
 
 def array_module(array: Any) -> ModuleType:
     """numpy for a NumPy array, cupy for a CuPy array."""
-    return np if isinstance(array, np.ndarray) else importlib.import_module(type(array).__module__.split(".")[0])
+    return (
+        np
+        if isinstance(array, np.ndarray | np.generic)
+        else importlib.import_module(type(array).__module__.split(".")[0])
+    )
 
 
 def kernels(array: Any) -> ModuleType:
     """The module of kernels that works on this array."""
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray | np.generic):
         return numpy_kernels
     raise InputError(f"no kernels for {type(array).__name__}: arrays must be NumPy arrays.")
 

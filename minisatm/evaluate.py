@@ -10,7 +10,7 @@ import numpy as np
 from . import metrics
 from .attacks import craft
 from .models.network import Network
-from .parallel import on_all
+from .parallel import on_all, one_blas_thread
 from .satm import Learner, Losses, Rules, loss_terms
 from .streams import stream
 from .tape import no_grad
@@ -21,7 +21,7 @@ Array = Any
 
 def predict(network: Network, x: Array) -> Array:
     """The class of each image, in eval mode: (N, H, W, C) -> (N,)."""
-    with network.mode(False), no_grad():
+    with network.mode(False), no_grad(), one_blas_thread():
         return network(Tensor(x))[0].data.argmax(axis=1)
 
 

@@ -16,7 +16,7 @@ from .defences import train_clean, train_ensemble
 from .domain import DomainClassifier
 from .errors import InputError
 from .models.network import Network
-from .parallel import workers
+from .parallel import cores, in_processes, leads
 from .progress import Progress, bar, duration
 from .runs import Monitor, RunFolder
 from .satm import Learner, Rules, source, train
@@ -28,6 +28,7 @@ PLANS = {
     "satm": ("clean", "satm"),
     "compare": ("clean", "control", "ensemble", "satm"),
 }
+NARROW = 2**25  # bytes of a batch after the first convolution: about a processor's last cache
 FIGURE_1_EPSILONS = (64 / 256, 32 / 256, 16 / 256, 8 / 256)
 
 
@@ -44,6 +45,14 @@ Rows = list[dict[str, Any]]
 
 def say(text: str = "") -> None:
     print(text, flush=True)
+
+
+def is_narrow(batch: int, size: int, width: float) -> bool:
+    """Are networks so narrow that each does better on a core of its own than all cores on one after the other?
+
+    Then their kernels are too small to share out. Wide ones would also need their memory at the same time.
+    """
+    return batch * size**2 * 64 * width * 4 < NARROW
 
 
 class Experiment:
@@ -172,7 +181,8 @@ class Experiment:
                           judged=self.names, adversarial=not clean, display=display)  # fmt: skip
         if here:
             monitor.resume(here)
-        with workers(len(learners)):
+
+        def course() -> None:
             if clean:
                 train_clean(learners, rules, monitor)
             elif phase == "ensemble":
@@ -180,11 +190,16 @@ class Experiment:
                 train_ensemble(learners, others, rules, monitor)
             else:
                 train(learners, rules, monitor)
+
+        in_processes(course, len(learners) if self._narrow() else 1)
         if monitor.stopped_early:
             run.load_checkpoint("best.h5", learners)
             say(f"{phase} stopped early: the validation loss had not fallen in {self.settings.patience} evaluations; "
                 "the best weights are kept")  # fmt: skip
         return {learner.name: learner.network for learner in learners}
+
+    def _narrow(self) -> bool:
+        return is_narrow(self.settings.batch, self.settings.size, self.settings.width)
 
     def _learner(self, name: str, start: Network, phase: str) -> Learner:
         s, kind = self.settings, self.kinds[name]
@@ -223,10 +238,14 @@ class Experiment:
         look = partial(evaluate.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
                        limit=self.settings.test_images or None)  # fmt: skip
         images = self.settings.test_images or len(self.data.test)
-        with workers(len(self.names)), bar(images, "measuring", "image") as shown:
-            true, found = look(wanted, tick=shown.update)
-            rows = evaluate.results(true, found, self.dataset.classes)
-            predicted = self._leaking(rows, look)
+        with bar(images, "measuring", "image") as shown:
+
+            def course() -> Any:
+                true, found = look(wanted, tick=shown.update if leads() else None)
+                rows = evaluate.results(true, found, self.dataset.classes)
+                return true, found, rows, self._leaking(rows, look)
+
+            true, found, rows, predicted = in_processes(course, cores() if self._narrow() else 1)
         run.table("results", rows)
         differences = evaluate.differences(true, found)
         for name, table in (("differences", differences), ("predicted_labels", predicted)):

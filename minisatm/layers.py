@@ -26,7 +26,7 @@ class Module:
     buffer_names: tuple[str, ...] = ()
     training = True
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **settings: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward pass of its own.")
 
     def children(self) -> list[tuple[str, Module]]:
@@ -152,14 +152,19 @@ class Conv2D(Module):
         stride: int = 1,
         padding: Padding = "same",
         bias: bool = True,
+        exact: bool = False,
         rng: Rng,
     ) -> None:
         self.weight = he_normal(rng, (*pair(kernel), channels, filters))
         self.bias = _constant(0, filters) if bias else None
-        self.stride, self.padding = stride, padding
+        self.stride, self.padding, self.exact = stride, padding, exact
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+    def __call__(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        return self.convolve(x, self.weight, self.bias, relu)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        """This layer's convolution with other weights: those into which batch norm is folded."""
+        return ops.conv2d(x, weight, bias, stride=self.stride, padding=self.padding, relu=relu, exact=self.exact)
 
 
 class Linear(Module):
@@ -192,14 +197,21 @@ class BatchNorm(Module):
         self.var: Array = np.ones(channels, np.float32)
         self.eps, self.momentum, self.unbiased = eps, momentum, unbiased
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *, relu: bool = False) -> Tensor:
         if not self.training:
-            return ops.batch_norm_eval(x, self.gamma, self.beta, self.mean, self.var, eps=self.eps)
-        out, (mean, var) = ops.batch_norm_train(x, self.gamma, self.beta, eps=self.eps)
+            out = ops.batch_norm_eval(x, self.gamma, self.beta, self.mean, self.var, eps=self.eps)
+            return ops.relu(out) if relu else out
+        out, (mean, var) = ops.batch_norm_train(x, self.gamma, self.beta, eps=self.eps, relu=relu)
         n = x.data.size // x.shape[-1]
         self.mean = self.mean + self.momentum * (mean - self.mean)
         self.var = self.var + self.momentum * (var * (n / max(n - 1, 1) if self.unbiased else 1) - self.var)
         return out
+
+    def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight (..., C) and bias (C,) of the layer before, changed so that it does eval mode's work as well."""
+        scale = self.gamma * (1 / np.sqrt(self.var + self.eps))
+        shift = self.beta - self.mean * scale
+        return weight * scale, shift if bias is None else bias * scale + shift
 
 
 class Dropout(Module):
@@ -237,9 +249,8 @@ class Normalize(Module):
     def __call__(self, x: Tensor) -> Tensor:
         if self.bgr:
             x = x[..., ::-1]
-        scale = np.asarray([1 / s for s in self.std_values], x.dtype)
-        shift = np.asarray([m / s for m, s in zip(self.mean_values, self.std_values)], x.dtype)
-        return x * scale - shift
+        mean, std = np.asarray(self.mean_values, x.dtype), np.asarray(self.std_values, x.dtype)
+        return ops.batch_norm_eval(x, np.ones_like(mean), np.zeros_like(mean), mean, std * std, eps=0.0)
 
 
 class Sequential(Module):

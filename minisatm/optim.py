@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .backend import kernels
 from .errors import InputError
 from .tensor import Tensor
 
@@ -35,16 +36,22 @@ class Optimiser:
         norm = gradient_norm(self.parameters)
         scale = min(1.0, clip / norm) if clip and norm > 0 else 1.0
         self.steps += 1
+
+        def part(weight: Array, gradient: Array, *slots: Array) -> None:
+            g = gradient * scale
+            if self.weight_decay:
+                g += self.weight_decay * weight
+            self.update(weight, g, *slots, rate=self.learning_rate * factor)
+
         for name, weight in self.parameters.items():
             if weight.grad is not None:
-                g = weight.grad * scale
-                if self.weight_decay:
-                    g = g + self.weight_decay * weight.data
-                self.update(weight, g, self.slots[name], self.learning_rate * factor)
+                kernels(weight.data).in_blocks(part, weight.data, weight.grad, *self.slots[name].values())
+                weight.data = weight.data  # a new version
                 weight.grad = None
         return norm
 
-    def update(self, weight: Tensor, g: Array, slots: dict[str, Array], rate: float) -> None:
+    def update(self, weight: Array, g: Array, *slots: Array, rate: float) -> None:
+        """Change a part of a weight and of its slots in place; g may be written over. No temporary exceeds the part."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
@@ -69,11 +76,11 @@ class SGD(Optimiser):
         super().__init__(parameters, learning_rate, **rest)
         self.momentum = momentum
 
-    def update(self, weight: Tensor, g: Array, slots: dict[str, Array], rate: float) -> None:
-        v = slots["velocity"]
+    def update(self, weight: Array, g: Array, *slots: Array, rate: float) -> None:
+        (v,) = slots
         v *= self.momentum
         v += g
-        weight.data -= rate * v
+        weight -= rate * v
 
 
 class Adam(Optimiser):
@@ -93,12 +100,12 @@ class Adam(Optimiser):
         super().__init__(parameters, learning_rate, **rest)
         self.betas, self.eps = betas, eps
 
-    def update(self, weight: Tensor, g: Array, slots: dict[str, Array], rate: float) -> None:
-        (b1, b2), m, v = self.betas, slots["first"], slots["second"]
+    def update(self, weight: Array, g: Array, *slots: Array, rate: float) -> None:
+        (b1, b2), (m, v) = self.betas, slots
         m += (1 - b1) * (g - m)
         v += (1 - b2) * (g * g - v)
         m_hat, v_hat = m / (1 - b1**self.steps), v / (1 - b2**self.steps)
-        weight.data -= rate * m_hat / (np.sqrt(v_hat) + self.eps)
+        weight -= rate * m_hat / (np.sqrt(v_hat) + self.eps)
 
 
 OPTIMISERS = {"sgd": SGD, "adam": Adam}

@@ -18,6 +18,7 @@ import numpy as np
 from . import weights
 from .errors import InputError
 from .evaluate import validate
+from .parallel import alone, leads, on_all
 from .satm import Learner, Losses, Rules
 
 LOSS_TERMS = ("loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm", "learning_rate")
@@ -63,6 +64,8 @@ class RunFolder:
 
     def append(self, file: str, row: dict[str, Any]) -> None:
         """Add a row; columns that the row does not have stay empty."""
+        if not leads():
+            return
         with open(self.path / file, newline="") as f:
             header = next(csv.reader(f))
         self._write(file, [[_text(row.get(column)) for column in header]], "a")
@@ -94,6 +97,8 @@ class RunFolder:
 
     def save_checkpoint(self, learners: Sequence[Learner], position: dict[str, Any]) -> None:
         """Write learners with all that they carry, and how far the run is, to last.h5."""
+        if not leads():
+            return
 
         def fill(h5: Any) -> None:
             h5.attrs["position"] = json.dumps(position)
@@ -105,6 +110,8 @@ class RunFolder:
 
     def keep_as_best(self) -> None:
         """Copy last.h5 to best.h5."""
+        if not leads():
+            return
         part = self.path / "best.h5.part"
         shutil.copyfile(self.path / "last.h5", part)
         os.replace(part, self.path / "best.h5")
@@ -127,6 +134,16 @@ def _parts(learner: Learner) -> dict[str, Any]:
     parts = dict(network=learner.network, optimiser=learner.optimiser, domain=learner.domain,
                  domain_optimiser=learner.domain_optimiser)  # fmt: skip
     return {name: part for name, part in parts.items() if part is not None}
+
+
+def _meet(learners: Sequence[Learner]) -> None:
+    """Where each process trains its own learners, give every process the state of all."""
+    if alone():
+        return
+    states = on_all(lambda learner: {part: owner.state() for part, owner in _parts(learner).items()}, learners)
+    for learner, state in zip(learners, states):
+        for part, owner in _parts(learner).items():
+            owner.set_state(state[part])
 
 
 def _text(value: Any) -> str:
@@ -194,13 +211,16 @@ class Monitor:
         self.run.append("log.csv", row | {f"{n}.{t}": v for n, terms in losses.items() for t, v in terms.items()})
         done = iteration + 1
         self.display.step(self.phase, done, self.iterations, seconds, losses)
-        stop = False
-        if done % self.every == 0 or done == self.iterations:
+        stop, interrupted = False, on_all(lambda monitor: monitor._interrupted, [self])[0]
+        look = done % self.every == 0 or done == self.iterations
+        if look or interrupted:
+            _meet(self.learners)
+        if look:
             stop = self._validate(done)
             self._checkpoint(done)
             if self.best_at == done:
                 self.run.keep_as_best()
-        if self._interrupted:
+        if interrupted:
             self._checkpoint(done)
             raise Interrupted
         return stop

@@ -18,7 +18,7 @@ from .domain import DomainClassifier
 from .layers import seed_dropout
 from .models.network import Network
 from .optim import Optimiser
-from .parallel import on_all
+from .parallel import on_all, one_blas_thread
 from .streams import stream
 from .tensor import Tensor
 
@@ -119,7 +119,7 @@ def learn_from(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules:
     if not learner.network.training:
         learner.network.train()
     seed_dropout(learner.network, stream(rules.seed, learner.name, "dropout", iteration))
-    with np.errstate(over="ignore", invalid="ignore"):  # whoever watches the loop says it in words
+    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # whoever watches the loop says it in words
         total, terms = loss_terms(learner, x, y, x_adv, rules)
         if np.isfinite(terms["loss"]):
             total.backward()

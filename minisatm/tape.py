@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from .backend import kernels
+
 Array = Any  # numpy.ndarray or cupy.ndarray
 Recorded = tuple[Any, ...]  # what an op's function returns: (value, vjps), or (value, vjps, aux)
 Vjp = Callable[[Array], Array]
@@ -170,7 +172,7 @@ def _add(pending: dict[int, tuple[Array, bool]], parent: Node | Leaf, part: Arra
     elif ours and have.ndim:
         have += part
     else:
-        pending[id(parent)] = (have + part, True)
+        pending[id(parent)] = (kernels(have).add(have, part), True)
 
 
 def _check(node: Node, parent: Node | Leaf, part: Array) -> None:

@@ -6,6 +6,7 @@
 import functools
 import importlib
 import inspect
+import sys
 import textwrap
 import types
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_blocks
 import test_gradients
 import test_ops
 import test_tape
@@ -21,6 +23,7 @@ import test_twins
 
 from minisatm import check, tape
 from minisatm.check import strategies
+from minisatm.kernels import winograd as winograd_module
 from minisatm.tensor import OPS
 
 cases = functools.lru_cache(strategies.examples)
@@ -119,6 +122,31 @@ def twin_of(name):
     return run
 
 
+def cut_up(*names):
+    """The check: these ops in small parts, as test_blocks does."""
+
+    def run():
+        for name in names:
+            test_blocks.cut_up(name)
+
+    return run
+
+
+def layout_of(name, layout):
+    """The check: this op's arrays laid out otherwise in memory, as test_twins does."""
+    return lambda: test_twins.test_the_layout_in_memory_does_not_matter(name, layout)
+
+
+def blocks_checks():
+    for images, rows, most, of in ((1, 7, 2.0, 1), (1, 9, 5.0, 4), (3, 7, 2.5, 2), (8, 4, 20.0, 4), (10, 10, 19.0, 1)):
+        test_blocks.blocks_cover_all_once(images, rows, most, of)
+
+
+def winograd_checks():
+    for arrays, settings in test_twins.fixed_winograd_cases():
+        test_twins.winograd_twin(arrays, settings)
+
+
 def same_padding():
     for n, kernel, stride, pads, out in test_ops.test_same_padding_is_as_in_keras.pytestmark[0].args[1]:
         test_ops.test_same_padding_is_as_in_keras(n, kernel, stride, pads, out)
@@ -137,7 +165,9 @@ class Mutant:
     instead: Any = None
 
 
-KERNELS, BASIC, CONV, NORM, LOSS = "kernels.numpy_kernels", "ops.basic", "ops.conv", "ops.norm", "ops.loss"
+BASIC, CONV, NORM, LOSS = "ops.basic", "ops.conv", "ops.norm", "ops.loss"
+KERNELS, IM2COL, WINOGRAD = "kernels.numpy_kernels", "kernels.im2col", "kernels.winograd"
+BLOCKS, POOLING = "kernels.blocks", "kernels.pooling"
 bn, ce, conv, max_pool, avg_pool = map(
     gradients_of, ("batch_norm_train", "softmax_cross_entropy", "conv2d", "max_pool", "avg_pool")
 )
@@ -159,22 +189,31 @@ def breadth_first(root):
 
 SOURCE = [
     # batch norm and dropout
-    Mutant("batch-norm-without-its-mean-path", f"{KERNELS}:batch_norm_train_gx",
-           "np.subtract(long, _tile(out, g_sum / n), out=long)", "pass", bn),
-    Mutant("batch-norm-without-its-variance-path", f"{KERNELS}:batch_norm_train_gx", "gx_sum / n", "gx_sum * 0", bn),
+    Mutant("batch-norm-without-its-mean-path", f"{KERNELS}:batch_norm_train_gx", "-factor * g_sum / n", "0 * g_sum",
+           bn),
+    Mutant("batch-norm-without-its-variance-path", f"{KERNELS}:batch_norm_train_gx", "* gx_sum / n", "* gx_sum * 0",
+           bn),
     Mutant("batch-norm-variance-path-over-std-not-variance", f"{KERNELS}:batch_norm_train_gx",
-           "-inverse * inverse", "-inverse", bn),
-    Mutant("batch-norm-gx-without-gamma", f"{KERNELS}:batch_norm_train_gx", "gamma * inverse", "inverse", bn),
-    Mutant("batch-norm-divides-by-n-minus-1", f"{KERNELS}:batch_norm_train",
-           "channel_sums(centred, centred) / n", "channel_sums(centred, centred) / max(n - 1, 1)", bn),
-    Mutant("batch-norm-divides-by-n-minus-1-seen-by-loops", f"{KERNELS}:batch_norm_train",
-           "channel_sums(centred, centred) / n", "channel_sums(centred, centred) / max(n - 1, 1)",
+           "-factor * inverse * inverse", "-factor * inverse", bn),
+    Mutant("batch-norm-gx-without-gamma", f"{KERNELS}:batch_norm_train_gx", "factor = gamma * inverse",
+           "factor = inverse", bn),
+    Mutant("batch-norm-gradient-not-cut-by-its-relu", f"{KERNELS}:batch_norm_train_gx", "grown[r] if on is None else",
+           "grown[r] if True else", bn),
+    Mutant("batch-norm-second-pass-not-cut-by-its-relu", f"{KERNELS}:batch_norm_train_gx",
+           "grown if on is None else made", "grown", bn),
+    Mutant("batch-norm-forgets-its-relu", f"{KERNELS}:batch_norm_train", "if relu:", "if False:",
            twin_of("batch_norm_train")),
+    Mutant("batch-norm-divides-by-n-minus-1", f"{KERNELS}:batch_norm_train",
+           "on_rows(centre, rows), x) / n", "on_rows(centre, rows), x) / max(n - 1, 1)", bn),
+    Mutant("batch-norm-divides-by-n-minus-1-seen-by-loops", f"{KERNELS}:batch_norm_train",
+           "on_rows(centre, rows), x) / n", "on_rows(centre, rows), x) / max(n - 1, 1)", twin_of("batch_norm_train")),
     Mutant("batch-norm-mean-of-squares-minus-squared-mean", f"{KERNELS}:batch_norm_train",
-           "channel_sums(centred, centred) / n", "channel_sums(x, x) / n - mean * mean", bn_large_mean),
+           "variance = _total(on_rows(centre, rows), x) / n",
+           "on_rows(centre, rows); variance = channel_sums(x, x) / n - mean * mean", bn_large_mean),
     Mutant("batch-norm-eps-outside-the-root", f"{KERNELS}:batch_norm_train",
            "np.sqrt(variance + eps)", "(np.sqrt(variance) + eps)", twin_of("batch_norm_train")),
-    Mutant("batch-norm-ggamma-of-the-centred-x", f"{NORM}:batch_norm_train", "gx_sum * inverse", "gx_sum", bn),
+    Mutant("batch-norm-ggamma-of-the-centred-x", f"{KERNELS}:batch_norm_train_gx", "return gx, gx_sum * inverse",
+           "return gx, gx_sum", bn),
     Mutant("batch-norm-eval-ggamma-without-the-mean", f"{NORM}:batch_norm_eval",
            "- mean * k.channel_sums(g)", "", gradients_of("batch_norm_eval")),
     Mutant("batch-norm-eval-shift-without-scale", f"{NORM}:batch_norm_eval",
@@ -187,56 +226,126 @@ SOURCE = [
            "return x * mask * scale, (lambda g: g * mask * scale,)", "return x * mask, (lambda g: g * mask,)",
            test_ops.test_dropout_keeps_the_mean_and_draws_from_the_generator),
     # convolution and dense layers
-    Mutant("conv-gx-padding-off-by-one", f"{KERNELS}:_phase",
+    Mutant("conv-gx-padding-off-by-one", f"{IM2COL}:_phase",
            "(taps - 1 - first, last + 1 - m)", "(taps - first, last - m)", conv),
-    Mutant("conv-gx-kernel-not-flipped", f"{KERNELS}:_correlate_flipped", "w[::-1, ::-1]", "w", conv),
-    Mutant("conv-gx-kernel-flipped-in-one-axis", f"{KERNELS}:_correlate_flipped", "w[::-1, ::-1]", "w[::-1]", conv),
-    Mutant("conv-gx-channels-not-swapped", f"{KERNELS}:_correlate_flipped", ".swapaxes(2, 3)", "", conv),
-    Mutant("conv-gx-strides-swapped", f"{KERNELS}:conv2d_gx", "w[r :: stride[0], c :: stride[1]]",
+    Mutant("conv-gx-kernel-not-flipped", f"{IM2COL}:_correlate_flipped", "w[::-1, ::-1]", "w", conv),
+    Mutant("conv-gx-kernel-flipped-in-one-axis", f"{IM2COL}:_correlate_flipped", "w[::-1, ::-1]", "w[::-1]", conv),
+    Mutant("conv-gx-channels-not-swapped", f"{IM2COL}:_correlate_flipped", ".swapaxes(2, 3)", "", conv),
+    Mutant("conv-gx-strides-swapped", f"{IM2COL}:conv2d_gx", "w[r :: stride[0], c :: stride[1]]",
            "w[r :: stride[1], c :: stride[0]]", conv),
-    Mutant("conv-gw-transposed-kernel", f"{KERNELS}:conv2d_gw", "gw.reshape(kernel[0], -1, C, r, F)",
+    Mutant("conv-gw-transposed-kernel", f"{IM2COL}:conv2d_gw", "gw.reshape(kernel[0], -1, C, r, F)",
            "gw.reshape(-1, kernel[0], C, r, F).swapaxes(0, 1)", conv),
-    Mutant("conv-gw-of-the-first-neighbour-only", f"{KERNELS}:conv2d_gw", "for i in range(r))", "for i in range(1))",
-           conv),
-    Mutant("conv-neighbours-forget-the-stride", f"{KERNELS}:_side_by_side", "i * stride : i * stride + kw",
+    Mutant("conv-gw-of-the-first-neighbour-only", f"{IM2COL}:conv2d_gw", "for i in range(r)])",
+           "for i in range(1)])", conv),
+    Mutant("conv-neighbours-forget-the-stride", f"{IM2COL}:_side_by_side", "i * stride : i * stride + kw",
            "i : i + kw", twin_of("conv2d")),
-    Mutant("conv-gw-of-the-last-block-only", f"{KERNELS}:conv2d_gw", "gw = gw + columns", "gw = columns",
+    Mutant("conv-gw-of-the-last-block-only", f"{IM2COL}:conv2d_gw", "gw += np.matmul", "gw[...] = np.matmul",
            twin_of("conv2d_blocks")),
-    Mutant("conv-row-blocks-forget-the-stride", f"{KERNELS}:column_blocks", "image[:, p * sh :]", "image[:, p:]",
+    Mutant("conv-row-blocks-forget-the-stride", f"{BLOCKS}:Frame.rows", "rows.start * self.stride", "rows.start",
            twin_of("conv2d_blocks")),
-    Mutant("conv-frame-shifted-by-one", f"{KERNELS}:_Frame.block",
-           "self.top : self.top + H, self.left : self.left + W] =",
-           "self.top : self.top + H, max(self.left - 1, 0) : max(self.left - 1, 0) + W] =", twin_of("conv2d")),
-    Mutant("conv-trusts-the-stride-of-a-grey-channel", f"{KERNELS}:column_blocks", "bc = image.itemsize",
+    Mutant("conv-frame-shifted-by-one", f"{BLOCKS}:Frame.rows", "self.left : self.left + W] =",
+           "max(self.left - 1, 0) : max(self.left - 1, 0) + W] =", twin_of("conv2d")),
+    Mutant("conv-frame-keeps-the-last-blocks-rows-above", f"{BLOCKS}:Frame.rows", "out[:, :above] = 0", "pass",
+           twin_of("conv2d_blocks")),
+    Mutant("conv-frame-keeps-the-last-blocks-rows-below", f"{BLOCKS}:Frame.rows",
+           "out[:, above + inside :] = 0", "pass", twin_of("conv2d_blocks")),
+    Mutant("frame-without-the-last-windows-rows", f"{BLOCKS}:Frame.rows",
+           "(rows.stop - rows.start - 1) * self.stride + self.kernel", "(rows.stop - rows.start) * self.stride",
+           test_blocks.a_few_frames),
+    Mutant("frame-forgets-the-padding-above", f"{BLOCKS}:Frame.rows", "rows.start * self.stride - self.top",
+           "rows.start * self.stride", test_blocks.a_few_frames),
+    Mutant("frame-hands-out-x-where-rows-are-missing-below", f"{BLOCKS}:Frame.rows",
+           "low == first and high == first + count", "low == first", test_blocks.a_few_frames),
+    Mutant("frame-hands-out-x-where-rows-are-missing-above", f"{BLOCKS}:Frame.rows",
+           "low == first and high == first + count", "high == first + count", test_blocks.a_few_frames),
+    Mutant("frame-hands-out-x-without-its-zeros-right", f"{BLOCKS}:Frame.__init__", "left == 0 and width == W and",
+           "left == 0 and", test_blocks.a_few_frames),
+    Mutant("frame-hands-out-x-whatever-its-layout", f"{BLOCKS}:Frame.__init__", "width == W and x.flags.c_contiguous",
+           "width == W", layout_of("conv2d", test_twins.gaps)),
+    Mutant("blocks-lose-the-last-rows", f"{BLOCKS}:_equal", "count * i // number", "count // number * i",
+           blocks_checks),
+    Mutant("blocks-lose-the-last-rows-seen-by-loops", f"{BLOCKS}:_equal", "count * i // number", "count // number * i",
+           twin_of("conv2d_blocks")),
+    Mutant("blocks-lose-the-last-image", f"{BLOCKS}:image_blocks", "in range(images)", "in range(max(1, images - 1))",
+           twin_of("conv2d_blocks")),
+    Mutant("blocks-larger-than-the-cache", f"{BLOCKS}:image_blocks", "(most - most % rows)", "most", blocks_checks),
+    Mutant("blocks-too-few-for-the-cores", f"{BLOCKS}:_equal", "-(-number // cores()) * cores()", "number",
+           blocks_checks),
+    Mutant("rows-after-the-last-full-block-lost", f"{BLOCKS}:on_rows", "range(0, len(x), step)",
+           "range(0, len(x) - step + 1, step)", cut_up("relu", "batch_norm_train")),
+    Mutant("sums-of-the-last-block-only", f"{KERNELS}:_total", "np.sum(sums, axis=0)", "sums[-1]",
+           cut_up("batch_norm_train")),
+    Mutant("images-after-the-last-full-block-lost", f"{BLOCKS}:on_images", "range(0, len(x), per_block)",
+           "range(0, len(x) - per_block + 1, per_block)", cut_up("max_pool", "avg_pool")),
+    Mutant("blocks-of-a-layout-that-cannot-be-cut", f"{KERNELS}:in_blocks",
+           "not all(a.flags.c_contiguous for a in arrays)", "False", lambda: test_blocks.step_in_parts("sgd")),
+    Mutant("conv-bias-of-the-first-filter-for-all", f"{BLOCKS}:finish", "tiled(block, b)", "tiled(block, b[:1])",
+           twin_of("conv2d")),
+    Mutant("conv-forgets-its-relu", f"{BLOCKS}:finish", "if relu:", "if False:", twin_of("conv2d")),
+    Mutant("conv-gradient-not-cut-by-its-relu", f"{BASIC}:before_relu", "vjp(cut(g))", "vjp(g)", conv),
+    Mutant("conv-gradient-cut-by-the-last-relu", f"{BASIC}:before_relu", "if last[0] is not g:", "if last[0] is None:",
+           test_ops.test_a_kept_tape_cuts_each_gradient_anew),
+    Mutant("winograd-wrong-number-in-b", f"{WINOGRAD}:B", "", "", winograd_checks,
+           np.where(np.arange(36).reshape(6, 6) == 16, 2, winograd_module.B)),
+    Mutant("winograd-wrong-number-in-g", f"{WINOGRAD}:G", "", "", winograd_checks, winograd_module.G * [1, 1, -1]),
+    Mutant("winograd-wrong-number-in-a", f"{WINOGRAD}:A", "", "", winograd_checks,
+           winograd_module.A[:, [0, 2, 1, 3, 4, 5]]),
+    Mutant("winograd-bias-in-the-wrong-plane", f"{WINOGRAD}:conv2d", "m[7] += b", "m[6] += b", winograd_checks),
+    Mutant("winograd-forgets-its-relu", f"{WINOGRAD}:conv2d", "finish(y, None, relu)", "pass", winograd_checks),
+    Mutant("winograd-gw-of-the-last-block-only", f"{WINOGRAD}:conv2d_gw", "total += np", "total[...] = np",
+           winograd_checks),
+    Mutant("winograd-gw-with-a-not-transposed", f"{WINOGRAD}:conv2d_gw", '_both_sides("A", x.dtype).T',
+           '_both_sides("A", x.dtype).reshape(36, 16)', winograd_checks),
+    Mutant("winograd-tiles-overlap-by-one-only", f"{WINOGRAD}:_gathered", "TILE * bh, TILE * bw",
+           "(TILE + 1) * bh, TILE * bw", winograd_checks),
+    Mutant("winograd-last-tiles-not-cut-off", f"{WINOGRAD}:_put_tiles", "TILE * across == Q", "True", winograd_checks),
+    Mutant("winograd-in-double-precision", f"{KERNELS}:_by_winograd", "dtype == np.float32 and", "", 
+           test_ops.test_double_precision_and_exact_never_take_winograds_way),
+    Mutant("winograd-in-spite-of-exact", f"{KERNELS}:_by_winograd", "not exact and", "",
+           test_ops.test_double_precision_and_exact_never_take_winograds_way),
+    Mutant("conv-trusts-the-stride-of-a-grey-channel", f"{IM2COL}:column_blocks", "bc = image.itemsize",
            "bc = image.strides[3]",
-           lambda: test_twins.test_the_layout_in_memory_does_not_matter("conv2d", test_twins.new_axes)),
+           layout_of("conv2d", test_twins.new_axes)),
     Mutant("same-padding-odd-pixel-above", f"{CONV}:resolve_padding",
            "(total[0] // 2, total[0] - total[0] // 2)", "(total[0] - total[0] // 2, total[0] // 2)", same_padding),
     Mutant("same-padding-off-by-one", f"{CONV}:resolve_padding", "* s + k - n, 0)", "* s + k - n - 1, 0)",
            same_padding),
     Mutant("integer-padding-on-one-side", f"{CONV}:resolve_padding", "sides = (padding, padding), (padding, padding)",
            "sides = (padding, 0), (padding, 0)", test_ops.test_padding_in_all_its_forms),
-    Mutant("linear-gx-product-not-transposed", f"{CONV}:linear", "g @ w.T", "g @ w", gradients_of("linear")),
-    Mutant("linear-gw-transposed", f"{CONV}:linear", "x.T @ g,", "g.T @ x,", gradients_of("linear")),
+    Mutant("linear-gx-product-not-transposed", f"{KERNELS}:linear_gx", "w[d].T", "w[d]", gradients_of("linear")),
+    Mutant("linear-gw-transposed", f"{KERNELS}:linear_gw", "x[:, d].T, g", "g[:, d].T, x", gradients_of("linear")),
+    Mutant("slices-lose-their-last-column", f"{BLOCKS}:slices", "part[-1] + 1", "part[-1]", cut_up("linear")),
+    Mutant("sum-of-the-first-core-only", f"{BLOCKS}:add_up", "parts[0] += part", "pass", cut_up("conv2d")),
+    Mutant("sum-of-the-first-core-only-seen-by-winograd", f"{BLOCKS}:add_up", "parts[0] += part", "pass",
+           test_blocks.winograd_cut_up),
+    Mutant("linear-gx-of-the-first-slice-for-all", f"{KERNELS}:linear_gx", "g, w[d].T", "g, w[: len(w[d])].T",
+           cut_up("linear")),
+    Mutant("linear-gw-of-the-first-slice-for-all", f"{KERNELS}:linear_gw", "x[:, d].T", "x[:, : len(gw[d])].T",
+           cut_up("linear")),
     Mutant("linear-gb-mean-not-sum", f"{CONV}:linear", "g.sum(axis=0)", "g.mean(axis=0)", gradients_of("linear")),
     Mutant("matmul-gb-not-transposed", f"{BASIC}:matmul", "a.swapaxes(-1, -2) @ g", "a @ g", gradients_of("matmul")),
     # pooling
-    Mutant("max-pool-ties-to-the-last", f"{KERNELS}:max_pool", "view > best", "view >= best", twin_of("max_pool_ties")),
+    Mutant("max-pool-ties-to-the-last", f"{POOLING}:max_pool", "view > largest", "view >= largest",
+           twin_of("max_pool_ties")),
+    Mutant("max-pool-gx-never-filled-between-windows", f"{POOLING}:max_pool_gx", "once = kernel == stride and",
+           "once = kernel == stride or", cut_up("max_pool")),
+    Mutant("max-pool-gx-fills-where-windows-overlap", f"{POOLING}:max_pool_gx", "once = kernel == stride and",
+           "once =", max_pool),
     Mutant("max-pool-ties-split", f"{CONV}:max_pool", "", "", test_ops.test_max_pool_gives_ties_to_the_first,
            max_pool_that_splits_ties),
-    Mutant("max-pool-pads-with-zero", f"{KERNELS}:max_pool", "constant_values=-np.inf", "constant_values=0",
+    Mutant("max-pool-pads-with-zero", f"{POOLING}:max_pool", "pads, -np.inf", "pads, 0",
            twin_of("max_pool")),
-    Mutant("max-pool-overlaps-overwrite", f"{KERNELS}:max_pool_gx", "view += g * (place == k)",
-           "np.copyto(view, g, where=place == k)", max_pool),
-    Mutant("max-pool-ceil-without-overhang", f"{KERNELS}:_overhang", "(m - 1) * s + k - n - sum(p)",
+    Mutant("max-pool-overlaps-overwrite", f"{POOLING}:max_pool_gx", "view += g[images] * (place[images] == k)",
+           "np.copyto(view, g[images], where=place[images] == k)", max_pool),
+    Mutant("max-pool-ceil-without-overhang", f"{POOLING}:_overhang", "(m - 1) * s + k - n - sum(p)",
            "(m - 1) * s + k - n - sum(p) - 1", max_pool),
-    Mutant("max-pool-ceil-starts-in-the-padding", f"{KERNELS}:output_size", "if ceil and (size - 1)",
+    Mutant("max-pool-ceil-starts-in-the-padding", f"{BLOCKS}:output_size", "if ceil and (size - 1)",
            "if False and (size - 1)", test_ops.test_max_pool_with_ceil_hangs_over_but_never_starts_outside),
-    Mutant("avg-pool-counts-padding-always", f"{KERNELS}:_share", "if count_padding or", "if True or",
+    Mutant("avg-pool-counts-padding-always", f"{POOLING}:_share", "if count_padding or", "if True or",
            twin_of("avg_pool")),
-    Mutant("avg-pool-counts-beyond-the-edge", f"{KERNELS}:_share", "np.minimum(start + k, n)", "(start + k)",
+    Mutant("avg-pool-counts-beyond-the-edge", f"{POOLING}:_share", "np.minimum(start + k, n)", "(start + k)",
            twin_of("avg_pool")),
-    Mutant("avg-pool-gx-without-its-share", f"{KERNELS}:avg_pool_gx", "g = g *", "g = g * 0 + 1 *", avg_pool),
+    Mutant("avg-pool-gx-without-its-share", f"{POOLING}:avg_pool_gx", "g[images] * share", "g[images] * 1", avg_pool),
     Mutant("global-avg-pool-divides-by-the-height", f"{CONV}:global_avg_pool", "/ (H * W)", "/ H",
            gradients_of("global_avg_pool")),
     # losses
@@ -259,7 +368,11 @@ SOURCE = [
     Mutant("mean-forgets-its-count", f"{BASIC}:mean", "g / count", "g", gradients_of("mean")),
     Mutant("sum-spreads-along-the-wrong-axis", f"{BASIC}:_spread", "g = xp.expand_dims(g, axis)", "pass",
            gradients_of("sum")),
-    Mutant("relu-mask-stale", f"{BASIC}:relu", "g * on", "g * np.roll(on, 1)", gradients_of("relu")),
+    Mutant("add-relu-gradient-not-cut", f"{BASIC}:add_relu", "before_relu(out, (lambda g: g, lambda g: g))",
+           "(lambda g: g, lambda g: g)", gradients_of("add_relu")),
+    Mutant("add-relu-not-cut", f"{KERNELS}:add_relu", "np.maximum(out,", "np.add(out,",
+           lambda: test_twins.test_add_relu_is_a_composition()),
+    Mutant("relu-mask-stale", f"{KERNELS}:relu_gx", "out > 0", "np.roll(out, 1) > 0", gradients_of("relu")),
     Mutant("tanh-without-the-square", f"{BASIC}:tanh", "1 - out * out", "1 - out", gradients_of("tanh")),
     Mutant("transpose-by-the-same-axes", f"{BASIC}:transpose", "np.argsort([a % x.ndim for a in axes])", "axes",
            gradients_of("transpose")),
@@ -269,7 +382,7 @@ SOURCE = [
     Mutant("concat-cut-off-by-one", f"{BASIC}:concat", "slice(end - size, end)",
            "slice(max(end - size - 1, 0), max(end - 1, size))", gradients_of("concat")),
     # the tape
-    Mutant("tape-overwrites-instead-of-adding", "tape:_add", "(have + part, True)", "(part, True)",
+    Mutant("tape-overwrites-instead-of-adding", "tape:_add", "(kernels(have).add(have, part), True)", "(part, True)",
            test_tape.test_diamond_adds_both_paths),
     Mutant("tape-adds-into-the-vjps-array", "tape:_add", "elif ours and have.ndim:", "elif have.ndim:",
            test_tape.test_gradients_never_land_in_foreign_arrays),
@@ -305,7 +418,7 @@ SOURCE = [
 
 
 def mutate(mutant, monkeypatch):
-    """Put the wrong version in the right one's place, for ops as the op's `raw`."""
+    """Put the wrong version in the right one's place, for ops as the op's `raw`, in every module that holds it."""
     place, _, path = mutant.where.partition(":")
     module = importlib.import_module(f"minisatm.{place}")
     *owner, name = path.split(".")
@@ -314,7 +427,15 @@ def mutate(mutant, monkeypatch):
     if hasattr(right, "raw"):
         monkeypatch.setattr(right, "original", right.raw, raising=False)
         holder, name, right = right, "raw", right.raw
-    monkeypatch.setattr(holder, name, mutant.instead or edited(right, mutant.before, mutant.after, vars(module)))
+    if place == WINOGRAD:  # the matrices may be the mutant's: none may be kept, before or after
+        monkeypatch.setattr(winograd_module, "_both_sides", winograd_module._both_sides.__wrapped__)
+    wrong = mutant.instead
+    if wrong is None:
+        wrong = edited(right, mutant.before, mutant.after, vars(module))
+    monkeypatch.setattr(holder, name, wrong)
+    for other in [m for n, m in sys.modules.items() if n.startswith("minisatm.")]:
+        if vars(other).get(name) is right:  # imported by name
+            monkeypatch.setattr(other, name, wrong)
 
 
 def edited(function, before, after, namespace):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from minisatm import InputError, Tensor, ops
-from minisatm.kernels.numpy_kernels import output_size
+from minisatm import InputError, Tensor, grad, ops
+from minisatm.kernels import im2col, winograd
+from minisatm.kernels.blocks import output_size
 from minisatm.ops import conv
 
 
@@ -207,3 +208,48 @@ def test_tensors_are_made_of_floats_to_have_gradients():
         Tensor(np.arange(3), requires_grad=True)
     with pytest.raises(TypeError, match="takes an array, not a Tensor"):
         Tensor(Tensor(np.ones(1)))
+
+
+# --- relu within other ops, and Winograd's way ---------------------------------------------------------------------
+
+
+def test_a_kept_tape_cuts_each_gradient_anew():
+    """A relu inside an op masks its gradient once for all vjps, but not once for all gradients."""
+    rng = np.random.default_rng(0)
+    x, w = (Tensor(rng.standard_normal(shape), requires_grad=True) for shape in ((1, 4, 4, 2), (3, 3, 2, 2)))
+    out = ops.conv2d(x, w, relu=True)
+    g = rng.standard_normal(out.shape)
+    once = grad(out, [x, w], g, keep=True)
+    twice = grad(out, [x, w], 2 * g, keep=True)
+    for a, b in zip(once, twice):
+        np.testing.assert_allclose(b, 2 * a, rtol=1e-12)
+
+
+def test_add_relu_takes_one_shape_only():
+    with pytest.raises(ValueError, match=r"add_relu adds arrays of one shape, got \(2, 3\) and \(3,\)"):
+        ops.add_relu(np.ones((2, 3)), np.ones(3))
+
+
+def test_double_precision_and_exact_never_take_winograds_way():
+    """Where Winograd's way would be taken in float32, float64 and exact=True give im2col's numbers, bit for bit."""
+    rng = np.random.default_rng(0)
+    x, w, g = (rng.standard_normal(shape) for shape in ((2, 8, 8, 64), (3, 3, 64, 64), (2, 8, 8, 64)))
+    where = dict(stride=(1, 1), pads=((1, 1), (1, 1)))
+    for dtype, exact in ((np.float64, False), (np.float32, True)):
+        x, w, g = (a.astype(dtype) for a in (x, w, g))
+        value, (vjp_x, vjp_w, _) = ops.conv2d.raw(x, w, exact=exact)
+        assert np.array_equal(value, im2col.conv2d(x, w, None, **where))
+        assert np.array_equal(vjp_x(g), im2col.conv2d_gx(g, w, size=(8, 8), **where))
+        assert np.array_equal(vjp_w(g), im2col.conv2d_gw(x, g, kernel=(3, 3), **where))
+    fast = ops.conv2d.raw(x, w)[0]
+    assert not np.array_equal(fast, value), "Winograd's way was not taken at all"
+    np.testing.assert_allclose(fast, value, rtol=0, atol=1e-4 * np.abs(value).max())
+
+
+@pytest.mark.parametrize(
+    "out, channels, filters, expected",
+    [((224, 224), 3, 64, False), ((224, 224), 64, 64, True), ((7, 7), 512, 512, True), ((8, 8), 64, 64, True),
+     ((64, 64), 8, 8, False), ((32, 32), 16, 16, False), ((16, 16), 32, 32, True), ((1, 1), 512, 512, False)],
+)  # fmt: skip
+def test_winograds_way_where_it_multiplies_less(out, channels, filters, expected):
+    assert winograd.pays(out, channels, filters) is expected

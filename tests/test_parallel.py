@@ -1,12 +1,22 @@
-"""One network a core: the order of results, errors only when all are done, and nothing in the background unasked."""
+"""Processes for networks, threads for kernels: the order of results and errors, who is at work, and what is left."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from minisatm import parallel
+
+ROOT = Path(__file__).parent.parent
+forks = pytest.mark.skipif(sys.platform != "linux", reason="networks share one process where there is no fork")
 
 
 @pytest.fixture
@@ -15,92 +25,511 @@ def cores(monkeypatch):
     return lambda count: monkeypatch.setattr(parallel, "cores", lambda: count)
 
 
+class TooLate(BaseException):  # no Exception, or on_all would wait for the others before raising it
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_test_waits_for_ever():
+    def too_late(*_):
+        raise TooLate
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.setitimer(signal.ITIMER_REAL, 60, 5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def pids():
+    """The processes that a test notes here must all be gone at its end, and not even be zombies."""
+    noted = []
+    yield noted
+    assert len(noted) > 1, "the test noted nothing"
+    left = [pid for pid in noted if pid != os.getpid() and os.path.exists(f"/proc/{pid}")]
+    assert not left and not multiprocessing.active_children()
+
+
+def everyone(count):
+    """The ids of all processes, in the order of their places."""
+    return parallel.on_all(lambda _: os.getpid(), range(count))
+
+
+# --- processes ---------------------------------------------------------------------------------------------------
+
+
+@forks
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_item_is_done_in_one_process_and_all_hear_all_results(cores, tmp_path, pids, count):
+    cores(2)
+
+    def square(k):
+        with open(tmp_path / "journal", "a") as journal:
+            journal.write(f"{k}\n")
+        time.sleep(0.01 * (5 - k))
+        return k * k, os.getpid()
+
+    def work():
+        pids.extend(everyone(count))
+        results = parallel.on_all(square, range(5))
+        return results, parallel.on_all(lambda _: results, range(count))
+
+    results, heard = parallel.in_processes(work, count)
+    assert [value for value, _ in results] == [0, 1, 4, 9, 16]
+    assert heard == [results] * count
+    assert [pid for _, pid in results] == [pids[k % count] for k in range(5)]
+    assert len(set(pids)) == count and pids[0] == os.getpid()
+    assert sorted((tmp_path / "journal").read_text().split()) == list("01234")
+
+
+@forks
+def test_fewer_items_than_processes(cores):
+    cores(2)
+    answers = parallel.in_processes(lambda: (parallel.on_all(str, []), parallel.on_all(str, [7])), 3)
+    assert answers == ([], ["7"])
+
+
+@forks
+def test_one_process_leads(cores):
+    cores(2)
+    who = parallel.in_processes(lambda: parallel.on_all(lambda _: (parallel.leads(), parallel.alone()), range(3)), 3)
+    assert who == [(True, False), (False, False), (False, False)]
+    assert (parallel.leads(), parallel.alone()) == (True, True)
+
+
+@pytest.mark.parametrize("of, count", [(1, 3), (4, 1)])
+def test_one_core_or_one_network_needs_no_processes(cores, of, count):
+    cores(of)
+    seen = []
+    here = parallel.in_processes(lambda: parallel.on_all(lambda k: seen.append(k) or os.getpid(), range(3)), count)
+    assert here == [os.getpid()] * 3
+    assert seen == [0, 1, 2]
+    assert parallel.in_processes(parallel.alone, count)
+
+
+@forks
+def test_processes_within_processes_are_the_same_ones(cores, pids):
+    cores(2)
+
+    def work():
+        pids.extend(everyone(2))
+        inner = parallel.in_processes(lambda: everyone(2), 3)
+        return inner, everyone(2), parallel.on_all(lambda _: parallel.alone(), range(2))
+
+    inner, after, alone = parallel.in_processes(work, 2)
+    assert inner == after == pids and alone == [False, False]
+
+
+def failing(*bad):
+    def work(k):
+        if k in bad:
+            time.sleep(0.1 * (3 - k))  # the later an item stands, the earlier it fails
+            raise ValueError(f"item {k}")
+        return k
+
+    return work
+
+
+@forks
+@pytest.mark.parametrize("bad, message", [((0,), "item 0"), ((1,), "item 1"), ((3, 2), "item 2"), ((2, 1), "item 1")])
+def test_the_first_error_in_order_is_raised_in_every_process(cores, pids, bad, message):
+    cores(2)
+
+    def work():
+        pids.extend(everyone(2))
+        with pytest.raises(ValueError) as problem:
+            parallel.on_all(failing(*bad), range(4))
+        return parallel.on_all(lambda _: str(problem.value), range(2))
+
+    assert parallel.in_processes(work, 2) == [message] * 2
+
+
+@forks
+def test_an_error_in_a_member_is_raised_in_the_leader(cores, pids):
+    cores(2)
+
+    def work():
+        pids.extend(everyone(3))
+        return parallel.on_all(failing(2), range(3))
+
+    with pytest.raises(ValueError, match="item 2"):
+        parallel.in_processes(work, 3)
+    assert parallel.alone()
+    assert parallel.in_processes(lambda: len(set(everyone(3))), 3) == 3
+
+
+def test_an_error_in_one_process_is_raised_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        parallel.on_all(lambda k: 1 / k, [1, 0])
+
+
+@forks
+@pytest.mark.parametrize("count, victim", [(2, 1), (3, 1), (3, 2)])
+def test_a_killed_member_is_missed(cores, pids, count, victim):
+    cores(2)
+
+    def kill(k):
+        if k == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work():
+        pids.extend(everyone(count))
+        parallel.on_all(kill, range(count))
+
+    with pytest.raises(RuntimeError, match=r"^one of the processes .* has died \(out of memory\?\): --resume goes on"):
+        parallel.in_processes(work, count)
+    assert parallel.alone()
+
+
+@forks
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(
+    "stop, error",
+    [(lambda: 1 / 0, ZeroDivisionError), (lambda: os.kill(os.getpid(), signal.SIGINT), KeyboardInterrupt)],
+    ids=["error", "ctrl-c"],
+)
+def test_what_stops_the_leader_ends_the_members(cores, pids, stop, error, count):
+    cores(2)
+
+    def work():
+        pids.extend(everyone(count))
+        if parallel.leads():
+            stop()
+        time.sleep(50)
+
+    began = time.monotonic()
+    with pytest.raises(error):
+        parallel.in_processes(work, count)
+    assert time.monotonic() - began < 20
+    assert parallel.alone()
+
+
+@forks
+def test_members_leave_ctrl_c_to_the_leader(cores):
+    cores(2)
+
+    def struck(k):
+        if not parallel.leads():
+            os.kill(os.getpid(), signal.SIGINT)
+        return k
+
+    assert parallel.in_processes(lambda: parallel.on_all(struck, range(3)), 3) == [0, 1, 2]
+
+
+@forks
+@pytest.mark.parametrize("count", [2, 3])
+def test_large_arrays_both_ways(cores, count):
+    """Larger than any buffer of a pipe: whoever sends must not wait for one that is sending, too."""
+    cores(2)
+
+    def work():
+        made = parallel.on_all(lambda k: np.full(2**20, k, np.float32) + np.arange(2**20), range(2 * count))
+        return parallel.on_all(lambda _: [float(a[k] - k) for k, a in enumerate(made)], range(count))
+
+    assert parallel.in_processes(work, count) == [[float(k) for k in range(2 * count)]] * count
+
+
+def script(body):
+    """Run with output that is kept back until it is flushed, as in a pipe; two cores."""
+    code = f"import os, sys, time\nfrom minisatm import parallel\nparallel.cores = lambda: 2\n{body}"
+    streams = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **streams)
+
+
+@forks
+def test_only_the_leader_is_heard():
+    process = script("""
+print("before")
+def work():
+    print("out")
+    print("err", file=sys.stderr)
+    os.system("echo shell")
+    parallel.on_all(lambda k: print("item", k), range(2))
+    if not parallel.leads():
+        raise OSError("a member's own error")
+parallel.in_processes(work, 3)
+""")
+    out, err = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert sorted(out.split("\n")) == ["", "before", "item 0", "out", "shell"]
+    assert err == "err\n"
+
+
+@forks
+def test_members_go_when_the_leader_is_killed():
+    process = script("""
+def work():
+    print(*parallel.on_all(lambda _: os.getpid(), range(3)), flush=True)
+    while True:
+        parallel.on_all(lambda _: time.sleep(0.05), range(3))
+parallel.in_processes(work, 3)
+""")
+    leader, *members = map(int, process.stdout.readline().split())
+    assert leader == process.pid and len(members) == 2
+    process.kill()
+    process.communicate()
+
+    def running(pid):
+        stat = Path(f"/proc/{pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    while any(map(running, members)):
+        time.sleep(0.05)
+
+
+# --- threads -----------------------------------------------------------------------------------------------------
+
+
+def meet():
+    """Two items, done only when both are at work at the same time: the threads that did them."""
+    meeting = threading.Barrier(2, timeout=20)
+    return parallel.on_cores(lambda _: meeting.wait() < 2 and threading.current_thread(), range(2))
+
+
 def test_results_keep_the_order_of_the_items(cores):
     cores(4)
-    with parallel.workers(4):
-        first_last = parallel.on_all(lambda k: (time.sleep(0.02 * (4 - k)), k * k)[1], range(4))
-    assert first_last == [0, 1, 4, 9]
-    assert parallel.on_all(lambda k: k * k, range(4)) == [0, 1, 4, 9]
-    assert parallel.on_all(str, []) == []
+    assert parallel.on_cores(lambda k: (time.sleep(0.02 * (6 - k)), k * k)[1], range(6)) == [0, 1, 4, 9, 16, 25]
+    assert parallel.on_cores(str, []) == [] and parallel.on_cores(str, [1]) == ["1"]
 
 
-def test_without_workers_all_is_done_here_in_order():
-    seen = []
-    parallel.on_all(lambda k: seen.append((k, threading.current_thread())), range(3))
-    assert seen == [(k, threading.main_thread()) for k in range(3)]
-
-
-def test_with_workers_items_run_at_the_same_time(cores):
+def test_items_are_done_at_the_same_time(cores):
     cores(2)
-    meeting = threading.Barrier(2, timeout=20)  # passes only when both are there
-    with parallel.workers(2) as count:
-        assert count == 2
-        parallel.on_all(lambda k: meeting.wait(), range(2))
-    assert not meeting.broken
+    assert len(set(meet())) == 2
 
 
-@pytest.mark.parametrize("networks, of, expected", [(3, 2, 2), (2, 8, 2), (1, 8, 1), (2, 1, 1), (0, 4, 1)])
-def test_as_many_workers_as_networks_and_cores_allow(cores, networks, of, expected):
-    cores(of)
-    with parallel.workers(networks) as count:
-        assert count == expected
-        threads = parallel.on_all(lambda k: threading.current_thread(), range(4))
-        assert (threading.main_thread() in threads) == (expected == 1)
+def test_on_one_core_all_is_done_here_in_order(cores):
+    cores(1)
+    seen = []
+    parallel.on_cores(lambda k: seen.append((k, threading.current_thread())), range(4))
+    assert seen == [(k, threading.main_thread()) for k in range(4)]
 
 
-def test_the_first_error_is_raised_when_all_are_done(cores):
+def test_the_first_error_in_order_is_raised_when_all_are_done(cores):
     cores(4)
     done = []
 
     def work(k):
         if k in (1, 3):
+            time.sleep(0.05 * (3 - k))
             raise ValueError(f"item {k}")
-        time.sleep(0.1)
+        time.sleep(0.2)
         done.append(k)
 
-    with parallel.workers(4), pytest.raises(ValueError, match="item 1"):
+    with pytest.raises(ValueError, match="item 1"):
         try:
-            parallel.on_all(work, range(4))
+            parallel.on_cores(work, range(6))
         finally:
-            assert sorted(done) == [0, 2]
+            assert sorted(done) == [0, 2, 4, 5]
 
 
-def test_the_first_error_in_order_not_in_time(cores):
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("here", [True, False], ids=["in the caller", "in a helper"])
+def test_an_error_leaves_the_team_ready(cores, error, here):
     cores(2)
+    meeting = threading.Barrier(2, timeout=20)
 
     def work(k):
-        time.sleep(0.1 * (1 - k))
-        raise ValueError(f"item {k}")
+        meeting.wait()
+        if (threading.current_thread() is threading.main_thread()) == here:
+            raise error
 
-    with parallel.workers(2), pytest.raises(ValueError, match="item 0"):
-        parallel.on_all(work, range(2))
-
-
-def test_an_error_without_workers_is_raised_as_it_is():
-    with pytest.raises(ZeroDivisionError):
-        parallel.on_all(lambda k: 1 / k, [1, 0])
+    for _ in range(3):
+        with pytest.raises(error):
+            parallel.on_cores(work, range(2))
+        assert len(set(meet())) == 2
 
 
-def test_workers_go_when_the_block_ends_also_after_an_error(cores):
+@pytest.mark.parametrize("when", ["in an item of its own", "while it waits"])
+def test_after_ctrl_c_nobody_is_at_work_and_nothing_is_begun(cores, when):
     cores(2)
-    before = threading.active_count()
-    with pytest.raises(RuntimeError), parallel.workers(2):
-        parallel.on_all(lambda k: k, range(2))
-        raise RuntimeError
-    assert threading.active_count() == before
-    assert parallel.on_all(lambda k: threading.current_thread(), [0]) == [threading.main_thread()]
+    meeting, done = threading.Barrier(2, timeout=20), []
+
+    def work(k):
+        if k < 2:
+            meeting.wait()
+            if threading.current_thread() is not threading.main_thread():
+                if when == "while it waits":
+                    time.sleep(0.1)
+                    os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.3)
+            elif when == "in an item of its own":
+                raise KeyboardInterrupt
+        done.append(k)
+
+    expected = 1 if when == "in an item of its own" else 6
+    with pytest.raises(KeyboardInterrupt):
+        parallel.on_cores(work, range(6))
+    assert len(done) == expected
+    time.sleep(0.5)
+    assert len(done) == expected
 
 
-def test_blas_keeps_to_the_cores_that_are_left_to_each(cores):
-    def blas():
-        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+@pytest.mark.parametrize("callers", [1, 2])
+def test_never_more_helpers_than_other_cores(cores, callers):
+    cores(3)
+    lock, helping, most = threading.Lock(), 0, 0
 
-    outside = blas()
-    assert outside, "NumPy's BLAS is not one that threadpoolctl knows"
+    def work(caller):
+        nonlocal helping, most
+        helps = threading.current_thread() is not caller
+        with lock:
+            helping += helps
+            most = max(most, helping)
+        time.sleep(0.03)
+        with lock:
+            helping -= helps
+
+    def call():
+        parallel.on_cores(work, [threading.current_thread()] * 12)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
+
+
+def test_a_helper_may_ask_for_help(cores):
+    cores(3)
+
+    def rows(k):
+        return parallel.on_cores(lambda i: (time.sleep(0.01), 10 * k + i)[1], range(3))
+
+    assert parallel.on_cores(rows, range(4)) == [[10 * k + i for i in range(3)] for k in range(4)]
+
+
+def test_helpers_see_the_callers_errstate(cores):
     cores(2)
-    with parallel.workers(2):
+    meeting = threading.Barrier(2, timeout=20)
+    for kind in ("raise", "ignore"):
+        with np.errstate(divide=kind):
+            seen = parallel.on_cores(lambda _: meeting.wait() < 2 and np.geterr()["divide"], range(2))
+        assert seen == [kind, kind]
+
+
+@forks
+def test_a_process_helps_itself_only_to_cores_that_no_other_works_on(cores):
+    """With two processes on two cores there are helpers while one of the two waits, also in a forked child."""
+    cores(2)
+    meet()  # threads that a child does not have
+    reader, writer = os.pipe()
+
+    def while_both_work(k):
+        if k == 1:
+            os.read(reader, 1)
+            return None
+        while parallel._crew.at_work() < 2:
+            time.sleep(0.01)
+        threads = parallel.on_cores(lambda _: (time.sleep(0.02), threading.current_thread())[1], range(4))
+        os.write(writer, b".")
+        return len(set(threads))
+
+    def while_the_other_waits(k, busy):
+        if k != busy:
+            return None
+        while parallel._crew.at_work() > 1:
+            time.sleep(0.01)
+        return len(set(meet()))
+
+    def work():
+        return [
+            parallel.on_all(while_both_work, range(2)),
+            parallel.on_all(lambda k: while_the_other_waits(k, 0), range(2)),
+            parallel.on_all(lambda k: while_the_other_waits(k, 1), range(2)),
+            parallel.on_all(while_both_work, range(2)),
+        ]
+
+    assert parallel.in_processes(work, 2) == [[1, None], [2, None], [None, 2], [1, None]]
+
+
+# --- shares, BLAS ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "of, parts, expected",
+    [(3, "abcdefg", ["ab", "cd", "efg"]), (2, "abcd", ["ab", "cd"]), (4, "ab", ["a", "b"]), (1, "abc", ["abc"])],
+)
+def test_shares_are_equal_runs_that_leave_nothing_out(cores, of, parts, expected):
+    cores(of)
+    assert parallel.shares(parts) == expected
+
+
+def test_shares_of_nothing(cores):
+    cores(3)
+    assert parallel.shares([]) == [[]]
+
+
+def blas():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.fixture
+def blas_of_two():
+    """Without it BLAS may have one thread from the start, and nothing would be seen."""
+    with threadpool_limits(2, user_api="blas"):
+        assert blas() == {2}, "NumPy's BLAS is not one that threadpoolctl knows"
+        yield
+
+
+def test_blas_keeps_to_one_thread_within_the_block(blas_of_two):
+    with parallel.one_blas_thread():
         assert blas() == {1}
-    assert blas() == outside
+        with parallel.one_blas_thread():
+            assert blas() == {1}
+        assert blas() == {1}
+    assert blas() == {2}
+    with pytest.raises(ZeroDivisionError), parallel.one_blas_thread():
+        raise ZeroDivisionError
+    assert blas() == {2}
+
+
+def test_blas_keeps_to_one_thread_also_in_a_block_of_another_thread(blas_of_two):
+    seen = []
+
+    def other():
+        with parallel.one_blas_thread():
+            seen.append(blas())
+
+    for target in (other, lambda: parallel.on_cores(lambda _: seen.append(blas()), [0])):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+        assert blas() == {2}
+    assert seen == [{1}, {1}]
+
+
+def test_blas_keeps_to_one_thread_until_the_last_of_several_blocks_ends(blas_of_two):
+    begun, go = threading.Event(), threading.Event()
+
+    def other():
+        with parallel.one_blas_thread():
+            begun.set()
+            go.wait(20)
+
+    thread = threading.Thread(target=other)
+    with parallel.one_blas_thread():
+        thread.start()
+        begun.wait(20)
+    assert blas() == {1}
+    go.set()
+    thread.join()
+    assert blas() == {2}
+
+
+def test_items_find_one_blas_thread(cores, blas_of_two):
+    for count in (1, 2):
+        cores(count)
+        assert parallel.on_cores(lambda _: blas(), range(3)) == [{1}] * 3
+        assert blas() == {2}
+
+
+@forks
+def test_processes_have_one_blas_thread_each(cores, blas_of_two):
+    cores(2)
+    assert parallel.in_processes(lambda: parallel.on_all(lambda _: blas(), range(2)), 2) == [{1}] * 2
+    assert blas() == {2}
 
 
 def test_cores_are_those_of_this_process():

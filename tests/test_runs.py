@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from minisatm import InputError, config, experiment, models, runs, satm, train, weights
+from minisatm import InputError, config, experiment, models, parallel, runs, satm, train, weights
 from minisatm.data import faces
+from minisatm.kernels import blocks
 
 SIZE = 32
 TINY = {
@@ -60,6 +61,12 @@ def arrays(path):
     with h5py.File(path, "r") as file:
         file.visititems(lambda name, item: found.update({name: item[()].tobytes()}) if hasattr(item, "shape") else None)
     return found
+
+
+def at(checkpoint):
+    """How far the run was."""
+    with h5py.File(checkpoint) as h5:
+        return json.loads(h5.attrs["position"])
 
 
 def outcome(run):
@@ -156,6 +163,19 @@ def test_a_finished_run_resumed_is_the_same_run(tiny, whole, tmp_path):
     assert outcome(tmp_path / "run") == before == whole("satm")
 
 
+@pytest.mark.parametrize("method", ["satm", pytest.param("compare", marks=pytest.mark.slow)])
+def test_the_number_of_cores_changes_no_bit(tiny, tmp_path, monkeypatch, method):
+    """One process for all networks, or one for each: the same rows, checkpoints and results."""
+    outcomes = []
+    for count in (1, 2, 3):
+        for module in (parallel, experiment, blocks):
+            monkeypatch.setattr(module, "cores", lambda: count)  # noqa: B023
+        out = tmp_path / f"{count}"
+        experiment.run_new(tiny(method=method, holdout="resnet20"), out)
+        outcomes.append(outcome(out) | {file: (arrays(out / file), at(out / file)) for file in ("last.h5", "best.h5")})
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
 def test_a_row_that_was_cut_in_two_is_dropped(tiny, whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     patch = stopping(monkeypatch, "satm", 2, "cut")
@@ -186,8 +206,7 @@ def test_ctrl_c_at_a_real_run(drawn, tmp_path):
     assert err.splitlines()[-1] == "interrupted: go on with  python -m minisatm.train --resume run"
     assert "Traceback" not in err
     rows = table(log)
-    with h5py.File(tmp_path / "run" / "last.h5") as h5:
-        assert json.loads(h5.attrs["position"])["iteration"] == int(rows[-1]["iteration"]) + 1 < 40
+    assert at(tmp_path / "run" / "last.h5")["iteration"] == int(rows[-1]["iteration"]) + 1 < 40
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment.Experiment, "report", lambda self, run, *measured: run.path)
         patch.chdir(tmp_path)
@@ -213,11 +232,6 @@ def losses_of(monkeypatch, losses):
     monkeypatch.setattr(runs, "validate", validate)
 
 
-def best_at(out):
-    with h5py.File(out / "best.h5") as h5:
-        return json.loads(h5.attrs["position"])
-
-
 def test_early_stopping_restores_the_best(tiny, tmp_path, monkeypatch):
     settings = tiny(clean_iterations=0, iterations=30, patience=3, evaluate_every=2)
     losses_of(monkeypatch, [5, 3, 4, 2, 2, 3, 2.5, 0.1])
@@ -225,7 +239,7 @@ def test_early_stopping_restores_the_best(tiny, tmp_path, monkeypatch):
     rows = table(tmp_path / "run" / "epochs.csv")
     assert [row["iteration"] for row in rows] == ["1", "3", "5", "7", "9", "11", "13"]  # 2 again is not better
     assert len(table(tmp_path / "run" / "log.csv")) == 14
-    assert best_at(tmp_path / "run") == {"phase": "satm", "iteration": 8, "best": 4.0, "best_at": 8, "worse": 0}
+    assert at(tmp_path / "run" / "best.h5") == {"phase": "satm", "iteration": 8, "best": 4.0, "best_at": 8, "worse": 0}
     best = arrays(tmp_path / "run" / "best.h5")
     for name in ("a", "b"):
         final = arrays(tmp_path / "run" / "networks" / f"satm-{name}.h5")
@@ -274,7 +288,7 @@ def test_patience_is_counted_across_an_interruption(tiny, tmp_path, monkeypatch)
     losses_of(monkeypatch, [3.5, *[1] * 20])
     experiment.run_on(out, settings)
     assert [row["iteration"] for row in table(out / "epochs.csv")] == ["1", "3", "5"]
-    assert best_at(out) == {"phase": "satm", "iteration": 2, "best": 6.0, "best_at": 2, "worse": 0}
+    assert at(out / "best.h5") == {"phase": "satm", "iteration": 2, "best": 6.0, "best_at": 2, "worse": 0}
 
 
 # Divergence
@@ -299,9 +313,9 @@ def test_a_loss_that_is_not_finite(tiny, tmp_path, monkeypatch):
         "try a smaller --learning-rate or a --clip."
     )
     assert [row["iteration"] for row in table(out / "log.csv") if row["phase"] == "satm"] == ["0", "1", "2"]
+    assert at(out / "last.h5")["iteration"] == 2
     network = models.build("resnet20", width=1 / 64, size=SIZE)
     with h5py.File(out / "last.h5") as h5:
-        assert json.loads(h5.attrs["position"])["iteration"] == 2
         network.set_state(weights.read_arrays(h5["b/network"]))
     assert all(np.isfinite(a).all() for a in network.state().values())
 

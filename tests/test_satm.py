@@ -1,8 +1,10 @@
 """Algorithm 1, line by line: the losses, who sees whose examples, who moves whom, and what stays the same."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 from minisatm import Tensor, defences, grad, models, ops, optim, parallel, satm
 from minisatm.domain import DomainClassifier
@@ -333,24 +335,36 @@ def test_three_networks_learn_from_one_another(monkeypatch):
 # Nobody's draws depend on anybody else
 
 
-@pytest.fixture
-def two_cores(monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="networks share one process where there is no fork")
+@pytest.mark.parametrize("rules", [Rules(), Rules(clip=1.0, craft_mode="train", bn_batches="separate")], ids=str)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_change_no_bit(monkeypatch, processes, rules):
+    """Each process trains its own networks, and all hear the same losses."""
     monkeypatch.setattr(parallel, "cores", lambda: 2)
 
+    def course():
+        team, watch = [learner("a"), learner("b"), learner("c")], Batches(4)
+        satm.train(team, rules, watch)
+        found = parallel.on_all(lambda own: (bits(own), os.getpid()), team)
+        return [own for own, _ in found], len({pid for _, pid in found}), parallel.on_all(lambda w: w.seen, [watch] * 3)
 
-def test_threads_change_no_bit(two_cores):
-    results = []
-    for threads in (False, True):
-        team = [learner("a"), learner("b"), learner("c")]
-        if threads:
-            with parallel.workers(2) as count:
-                assert count == 2
-                satm.train(team, Rules(), Batches(3))
-        else:
-            with threadpool_limits(1):  # what each of two workers has
-                satm.train(team, Rules(), Batches(3))
-        results.append(bits(*team))
-    assert results[0] == results[1]
+    states, used, seen = parallel.in_processes(course, processes)
+    expected, alone, (losses, *_) = course()
+    assert (used, alone) == (processes, 1)
+    assert states == expected
+    assert seen == [losses] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="networks share one process where there is no fork")
+def test_processes_change_no_bit_of_ensemble_training(monkeypatch):
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+
+    def course():
+        team, sources = [learner("a"), learner("b")], [learner("c", frozen=True), learner("d", frozen=True)]
+        defences.train_ensemble(team, [sources, sources[::-1]], Rules(), Batches(3))
+        return parallel.on_all(bits, team)
+
+    assert parallel.in_processes(course, 2) == course()
 
 
 def test_the_order_of_the_networks_changes_no_bit():

@@ -3,6 +3,7 @@
 import functools
 from unittest import mock
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from minisatm import Tensor, grad, ops
 from minisatm.check.strategies import examples, op_case
-from minisatm.kernels import naive, numpy_kernels
+from minisatm.kernels import im2col, naive, numpy_kernels, winograd
 from minisatm.ops.conv import pair, resolve_padding
 from minisatm.tensor import OPS
 
@@ -40,11 +41,12 @@ def window(x, kernel, settings):
 
 def conv2d_twin(arrays, settings):
     x, w, b = (*arrays, None)[:3]
-    value, (vjp_x, vjp_w, _) = ops.conv2d.raw(x, w, b, **settings)
+    value, _ = ops.conv2d.raw(x, w, b, **settings)
     where = window(x, w.shape[:2], settings)
-    close(value, naive.naive_conv2d(x, w, b, **where))
-    # without its bias a convolution is linear in x and in w: both adjoints must give the same number exactly
-    straight = ops.conv2d.raw(x, w, None, **settings)[0]
+    uncut = naive.naive_conv2d(x, w, b, **where)
+    close(value, np.maximum(uncut, 0) if settings["relu"] else uncut)
+    # without bias and relu a convolution is linear in x and in w: both adjoints must give the same number exactly
+    straight, (vjp_x, vjp_w, _) = ops.conv2d.raw(x, w, None, **{**settings, "relu": False})
     g = cotangent(value)
     product = np.sum(straight * g)
     size = np.sum(np.abs(straight * g)) + 1
@@ -59,8 +61,27 @@ def conv2d_blocks_twin(arrays, settings):
     _, P, Q, _ = ops.conv2d.raw(x, w, **settings)[0].shape
     row_bytes = Q * w[..., 0].size * x.itemsize
     for column_bytes in (1, 3 * row_bytes, 2 * P * row_bytes, 2**30):
-        with mock.patch.object(numpy_kernels, "COLUMN_BYTES", column_bytes):
+        with mock.patch.object(im2col, "COLUMN_BYTES", column_bytes):
             conv2d_twin([x, w, *b], settings)
+
+
+def winograd_twin(arrays, settings, tolerance=1e-12):
+    """Winograd's way against im2col: value and gradients to x and w, in blocks of a row of tiles and in large ones."""
+    x, w, b = arrays
+    pads = settings["pads"]
+    where = {"stride": (1, 1), "pads": pads}
+    for block_bytes in (1, 2**20):
+        with mock.patch.object(winograd, "BLOCK_BYTES", block_bytes):
+            value = winograd.conv2d(x, w, b, **settings)
+            close(value, im2col.conv2d(x, w, b, **where, relu=settings["relu"]), tolerance)
+            g = cotangent(value).astype(x.dtype)
+            expected = im2col.conv2d_gw(x, g, kernel=(3, 3), **where)
+            close(winograd.conv2d_gw(x, g, pads=pads), expected, tolerance)
+            sizes = {"size": x.shape[1:3], **where}
+            by_winograd = im2col.conv2d_gx(
+                g, w, **sizes, conv=lambda g, w, b, stride, pads: winograd.conv2d(g, w, b, pads=pads)
+            )
+            close(by_winograd, im2col.conv2d_gx(g, w, **sizes), tolerance)
 
 
 def max_pool_twin(arrays, settings):
@@ -112,7 +133,8 @@ def batch_norm_train_twin(arrays, settings):
     expected = naive.naive_batch_statistics(x)
     np.testing.assert_allclose(mean, expected[0], rtol=0, atol=1e-13 * np.abs(x).max())  # a sum may cancel
     close(variance, expected[1], 1e-9)  # loops and matrix products round a mean of 1000 apart by 1e-13
-    close(value, naive.naive_batch_norm(x, gamma, beta, *expected, **settings), 1e-9)
+    uncut = naive.naive_batch_norm(x, gamma, beta, *expected, eps=settings["eps"])
+    close(value, np.maximum(uncut, 0) if settings["relu"] else uncut, 1e-9)
 
 
 def batch_norm_eval_twin(arrays, settings):
@@ -138,6 +160,48 @@ def test_conv2d_is_its_loops_and_its_adjoints(case):
 @given(op_case("conv2d"))
 def test_conv2d_in_blocks_of_any_size(case):
     conv2d_blocks_twin(*case)
+
+
+@st.composite
+def winograd_cases(draw):
+    """Images of 1 to 11 pixels a side, so that tiles hang over on either side, with any padding up to 2."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    pads = draw(st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2))
+    size = [draw(st.integers(max(1, 3 - sum(p)), 11)) for p in pads]
+    n, c, f = (draw(st.integers(1, 3)) for _ in range(3))
+    arrays = [rng.standard_normal(s) for s in ((n, *size, c), (3, 3, c, f), (f,))]
+    return [*arrays[:2], draw(st.sampled_from([arrays[2], None]))], {"pads": pads, "relu": draw(st.booleans())}
+
+
+@functools.cache
+def fixed_winograd_cases():
+    drawn = []
+
+    @hypothesis.settings(max_examples=30, derandomize=True, database=None, phases=[hypothesis.Phase.generate])
+    @given(winograd_cases())
+    def collect(case):
+        drawn.append(case)
+
+    collect()
+    return drawn
+
+
+@given(winograd_cases())
+def test_winograd_is_im2col(case):
+    winograd_twin(*case)
+
+
+@given(winograd_cases())
+def test_winograd_in_single_precision(case):
+    arrays, settings = case
+    winograd_twin([a if a is None else a.astype(np.float32) for a in arrays], settings, 1e-4)
+
+
+@given(winograd_cases())
+def test_winograd_is_its_loops(case):
+    (x, w, b), settings = case
+    uncut = naive.naive_conv2d(x, w, b, stride=(1, 1), pads=settings["pads"])
+    close(winograd.conv2d(x, w, b, **settings), np.maximum(uncut, 0) if settings["relu"] else uncut)
 
 
 @given(op_case("max_pool"))
@@ -207,7 +271,8 @@ def test_batch_norm_train_is_a_composition(case):
     def composed(x, gamma, beta):
         centred = x - x.mean(axis=axes)
         variance = (centred * centred).mean(axis=axes)
-        return centred / ops.sqrt(variance + settings["eps"]) * gamma + beta
+        out = centred / ops.sqrt(variance + settings["eps"]) * gamma + beta
+        return ops.relu(out) if settings["relu"] else out
 
     def fused(x, gamma, beta):
         return ops.batch_norm_train(x, gamma, beta, **settings)[0]
@@ -274,9 +339,14 @@ def test_conv2d_is_a_composition(case):
         out = b
         for tap, (i, j) in zip(taps(x, kernel, where), np.ndindex(*kernel)):
             out = tap @ w[i, j] + out
-        return out
+        return ops.relu(out) if settings["relu"] else out
 
     composition_twin(lambda *a: ops.conv2d(*a, **settings), composed, arrays)
+
+
+@given(op_case("add_relu"))
+def test_add_relu_is_a_composition(case):
+    composition_twin(ops.add_relu, lambda a, b: ops.relu(a + b), case[0])
 
 
 @given(op_case("max_pool"))
@@ -349,19 +419,20 @@ def gaps(a):
     return np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a
 
 
+def answers(name, arrays, settings, arrange=np.array):
+    """The op's value and its gradients to all arrays that have one, with inputs and g laid out by `arrange`."""
+    inputs = [arrange(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    value, vjps, *_ = OPS[name].raw(*inputs, **settings)
+    g = arrange(cotangent(np.asarray(value)).astype(value.dtype))
+    wanted = tuple(isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in arrays)
+    parts = vjps(g, wanted) if callable(vjps) else [v(g) for v, want in zip(vjps, wanted) if v and want]
+    return [np.asarray(value), *(np.asarray(p) for p in parts if p is not None)]
+
+
 @pytest.mark.parametrize("layout", [fortran, backwards, new_axes, gaps])
 @pytest.mark.parametrize("name", ops.__all__)
 def test_the_layout_in_memory_does_not_matter(name, layout):
     """The same numbers in the inputs and in g, however they lie in memory."""
-
-    def answers(arrange, arrays, settings):
-        inputs = [arrange(a) if isinstance(a, np.ndarray) else a for a in arrays]
-        value, vjps, *_ = OPS[name].raw(*inputs, **settings)
-        g = arrange(cotangent(np.asarray(value)))
-        wanted = tuple(isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in arrays)
-        parts = vjps(g, wanted) if callable(vjps) else [v(g) for v, want in zip(vjps, wanted) if v and want]
-        return [np.asarray(value), *(np.asarray(p) for p in parts if p is not None)]
-
     for case in cases(name, 60):
-        for laid_out, plain in zip(answers(layout, *case), answers(np.array, *case)):
+        for laid_out, plain in zip(answers(name, *case, layout), answers(name, *case)):
             np.testing.assert_allclose(laid_out, plain, rtol=1e-9, atol=1e-11)

@@ -13,6 +13,8 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from .. import ops
+
 Case = tuple[list[Any], dict[str, Any]]
 Draw = Callable[..., Any]
 
@@ -120,6 +122,12 @@ def _of_positive(draw: Draw) -> Case:
     return [positive(rng_of(draw), draw(shapes()))], {}
 
 
+@case("add_relu")
+def _add_relu(draw: Draw) -> Case:
+    shape, rng = draw(shapes()), rng_of(draw)
+    return [grid(rng, shape), 2 * grid(rng, shape)], {}  # the sum is as far from zero as the grid
+
+
 @case("sum", "mean")
 def _sums(draw: Draw) -> Case:
     shape = draw(shapes(1, 4, 3))
@@ -220,8 +228,15 @@ def _conv2d(draw: Draw) -> Case:
     padding = draw(st.sampled_from(["same", "valid"]) | st.integers(0, 2) | asymmetric)
     size, (n, c, f) = _size(draw, kernel, padding), (draw(st.integers(1, k)) for k in (2, 3, 3))
     rng = rng_of(draw)
-    arrays = [grid(rng, (n, *size, c)), grid(rng, (*kernel, c, f)), grid(rng, (f,))]
-    return arrays[: draw(st.integers(2, 3))], {"stride": draw(_strides), "padding": padding}
+    arrays = [grid(rng, (n, *size, c)), grid(rng, (*kernel, c, f)), grid(rng, (f,))][: draw(st.integers(2, 3))]
+    chosen = {"stride": draw(_strides), "padding": padding}
+    uncut = ops.conv2d.raw(*arrays, **chosen)[0]
+    return arrays, {**chosen, "relu": draw(st.booleans()) and _away_from_zero(uncut)}
+
+
+def _away_from_zero(uncut: Any) -> bool:
+    """May a relu follow? Not where a finite difference could step over its kink."""
+    return bool(np.abs(uncut).min(initial=1.0) > 0.01)
 
 
 def _pool(draw: Draw) -> Case:
@@ -265,7 +280,9 @@ def _channels(draw: Draw) -> tuple[np.random.Generator, Any, int]:
 @case("batch_norm_train")
 def _batch_norm_train(draw: Draw) -> Case:
     rng, x, c = _channels(draw)
-    return [x, grid(rng, (c,)), grid(rng, (c,))], {"eps": draw(st.sampled_from([1e-5, 1e-3]))}
+    arrays, eps = [x, grid(rng, (c,)), grid(rng, (c,))], draw(st.sampled_from([1e-5, 1e-3]))
+    uncut = ops.batch_norm_train.raw(*arrays, eps=eps)[0]
+    return arrays, {"eps": eps, "relu": draw(st.booleans()) and _away_from_zero(uncut)}
 
 
 @case("batch_norm_eval")

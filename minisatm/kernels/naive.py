@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .numpy_kernels import Pads, Pair, output_size
+from .blocks import Pads, Pair, output_size
 
 Array = np.ndarray[Any, Any]
 

@@ -13,7 +13,7 @@ from .resnet import RESNETS, ResNet, ResNetDefinition
 from .vgg import VGG16
 
 NAMES = ("vgg16", *RESNETS)
-VGG_FIELDS = ("dropout", "mean", "std", "bgr")
+VGG_FIELDS = ("dropout", "mean", "std", "bgr", "exact")
 RESNET_FIELDS = tuple(field.name for field in fields(ResNetDefinition))
 
 

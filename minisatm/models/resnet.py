@@ -27,6 +27,7 @@ class ResNetDefinition:
     stem: "imagenet" (7x7 stride 2 and a 3x3 max pool of stride 2) or "cifar" (3x3). pool_padding, pool_ceil: of the
     stem's pool (PyTorch 1; Caffe 0 and ceil; keras-vggface "valid"). shortcut: where shapes change, a 1x1
     "projection", or every second pixel with channels "zero-padded" on both sides. mean, std, bgr: the input's.
+    exact: no Winograd convolutions.
     """
 
     blocks: tuple[int, ...]
@@ -45,6 +46,7 @@ class ResNetDefinition:
     mean: Any = None
     std: Any = None
     bgr: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         for field, known in CHOICES.items():
@@ -64,7 +66,7 @@ RESNETS = {
 
 
 class ConvNorm(Module):
-    """Convolution, then batch norm."""
+    """Convolution, then batch norm: in eval mode, whose statistics are constants, both are one convolution."""
 
     def __init__(
         self,
@@ -76,11 +78,15 @@ class ConvNorm(Module):
         stride: int = 1,
         gamma: float = 1.0,
     ) -> None:
-        self.conv = Conv2D(channels, filters, kernel, stride=stride, padding=kernel // 2, bias=d.conv_bias, rng=rng)
+        self.conv = Conv2D(
+            channels, filters, kernel, stride=stride, padding=kernel // 2, bias=d.conv_bias, exact=d.exact, rng=rng
+        )
         self.bn = BatchNorm(filters, eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=gamma)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
+    def __call__(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        if self.bn.training:
+            return self.bn(self.conv(x), relu=relu)
+        return self.conv.convolve(x, *self.bn.folded(self.conv.weight, self.conv.bias), relu)
 
 
 class Block(Module):
@@ -106,11 +112,11 @@ class Block(Module):
         self.project = ConvNorm(channels, self.filters, 1, d, rng, stride=stride) if projects else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = self.conv1(x)
-        y = self.conv2(ops.relu(y))
+        y = self.conv1(x, relu=True)
+        y = self.conv2(y, relu=self.bottleneck)
         if self.bottleneck:
-            y = self.conv3(ops.relu(y))
-        return ops.relu(y + self.shortcut(x))
+            y = self.conv3(y)
+        return ops.add_relu(y, self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
         if self.project is not None:
@@ -156,7 +162,7 @@ class ResNet(Network):
         self.fc = Linear(channels, classes, rng=rng, std=0.01)
 
     def features(self, x: Tensor) -> Tensor:
-        x = ops.relu(self.stem(self.normalize(x)))
+        x = self.stem(self.normalize(x), relu=True)
         if self.d.stem == "imagenet":
             x = ops.max_pool(x, kernel=3, stride=2, padding=self.d.pool_padding, ceil=self.d.pool_ceil)
         for stage in range(1, len(self.d.blocks) + 1):

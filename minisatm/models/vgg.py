@@ -43,16 +43,17 @@ class VGG16(Network):
         mean: Any = None,
         std: Any = None,
         bgr: bool = False,
+        exact: bool = False,
     ) -> None:
         if size < 32:
             raise InputError(f"vgg16 halves the image five times, so size must be at least 32, not {size}.")
         self.definition = dict(name="vgg16", classes=classes, width=width, size=size, channels=channels,
-                               dropout=dropout, mean=mean, std=std, bgr=bgr)  # fmt: skip
+                               dropout=dropout, mean=mean, std=std, bgr=bgr, exact=exact)  # fmt: skip
         self.normalize = input_layer(channels, mean, std, bgr)
         for block, filters in enumerate(PLAN, 1):
             for i, n in enumerate(filters, 1):
                 n = scaled(n, width)
-                setattr(self, f"conv{block}_{i}", Conv2D(channels, n, 3, padding=1, rng=rng))
+                setattr(self, f"conv{block}_{i}", Conv2D(channels, n, 3, padding=1, exact=exact, rng=rng))
                 channels = n
         hidden = self.feature_width = scaled(HIDDEN, width)
         self.fc6 = Linear(channels * (size // 32) ** 2, hidden, rng=rng)
@@ -64,9 +65,12 @@ class VGG16(Network):
     def features(self, x: Tensor) -> Tensor:
         x = self.normalize(x)
         for block, filters in enumerate(PLAN, 1):
-            for i in range(1, len(filters) + 1):
-                x = ops.relu(getattr(self, f"conv{block}_{i}")(x))
-            x = ops.max_pool(x, kernel=2)
+            for i in range(1, len(filters)):
+                x = getattr(self, f"conv{block}_{i}")(x, relu=True)
+            x = getattr(self, f"conv{block}_{len(filters)}")(x)
+            x = ops.relu(
+                ops.max_pool(x, kernel=2)
+            )  # the relu of the block's last layer: after the pool a quarter is left
         x = x.reshape(len(x), -1)
         x = self.dropout6(ops.relu(self.fc6(x)))
         return ops.relu(self.fc7(x))

@@ -2,6 +2,7 @@
 
 from .basic import (
     add,
+    add_relu,
     concat,
     div,
     exp,
@@ -26,7 +27,7 @@ from .loss import binary_cross_entropy, softmax_cross_entropy
 from .norm import batch_norm_eval, batch_norm_train, dropout
 
 __all__ = [
-    "add", "avg_pool", "batch_norm_eval", "batch_norm_train", "binary_cross_entropy", "concat", "conv2d", "div",
-    "dropout", "exp", "global_avg_pool", "linear", "log", "matmul", "max_pool", "mean", "mul", "neg", "pad", "relu",
-    "reshape", "reverse_gradient", "slice", "softmax_cross_entropy", "sqrt", "sub", "sum", "tanh", "transpose",
+    "add", "add_relu", "avg_pool", "batch_norm_eval", "batch_norm_train", "binary_cross_entropy", "concat", "conv2d",
+    "div", "dropout", "exp", "global_avg_pool", "linear", "log", "matmul", "max_pool", "mean", "mul", "neg", "pad",
+    "relu", "reshape", "reverse_gradient", "slice", "softmax_cross_entropy", "sqrt", "sub", "sum", "tanh", "transpose",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import array_module
+from ..backend import array_module, kernels
 from ..tape import Array, Recorded
 from ..tensor import op
 
@@ -76,8 +76,29 @@ def tanh(x: Array) -> Recorded:
 
 @op
 def relu(x: Array) -> Recorded:
-    on = x > 0
-    return np.maximum(x, 0), (lambda g: g * on,)
+    out = kernels(x).relu(x)
+    return out, (lambda g: kernels(g).relu_gx(g, out),)
+
+
+@op
+def add_relu(a: Array, b: Array) -> Recorded:
+    """max(a + b, 0) of two arrays of one shape: the end of a residual block."""
+    if a.shape != b.shape:
+        raise ValueError(f"add_relu adds arrays of one shape, got {a.shape} and {b.shape}.")
+    out = kernels(a).add_relu(a, b)
+    return out, before_relu(out, (lambda g: g, lambda g: g))
+
+
+def before_relu(out: Array, vjps: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The vjps of out = max(f(...), 0) from those of f: g is cut where out is, once for all of them."""
+    last: list[Array] = [None, None]
+
+    def cut(g: Array) -> Array:
+        if last[0] is not g:
+            last[:] = g, kernels(g).relu_gx(g, out)
+        return last[1]
+
+    return tuple(None if vjp is None else (lambda g, vjp=vjp: vjp(cut(g))) for vjp in vjps)
 
 
 @op

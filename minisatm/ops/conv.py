@@ -9,6 +9,7 @@ import numpy as np
 from ..backend import kernels
 from ..tape import Array, Recorded
 from ..tensor import op
+from .basic import before_relu
 
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
@@ -41,19 +42,33 @@ def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> 
 
 
 @op
-def conv2d(x: Array, w: Array, b: Array = None, *, stride: Any = 1, padding: Padding = "same") -> Recorded:
-    """Cross-correlation of x (N, H, W, C) with w (kh, kw, C, F), plus b (F,): -> (N, P, Q, F)."""
+def conv2d(
+    x: Array,
+    w: Array,
+    b: Array = None,
+    *,
+    stride: Any = 1,
+    padding: Padding = "same",
+    relu: bool = False,
+    exact: bool = False,
+) -> Recorded:
+    """Cross-correlation of x (N, H, W, C) with w (kh, kw, C, F), plus b (F,): -> (N, P, Q, F).
+
+    relu: max(out, 0) in the same pass. exact: never Winograd's way, which is faster but rounds to 1e-5 in float32.
+    """
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(
             f"conv2d takes x (N, H, W, C) and w (kh, kw, C, F) with the same C, got {x.shape} and {w.shape}."
         )
     size, kernel, stride, k = x.shape[1:3], w.shape[:2], pair(stride), kernels(x)
     pads = resolve_padding(padding, size, kernel, stride)
-    return k.conv2d(x, w, b, stride=stride, pads=pads), (
-        lambda g: k.conv2d_gx(g, w, size=size, stride=stride, pads=pads),
-        lambda g: k.conv2d_gw(x, g, kernel=kernel, stride=stride, pads=pads),
+    vjps = (
+        lambda g: k.conv2d_gx(g, w, size=size, stride=stride, pads=pads, exact=exact),
+        lambda g: k.conv2d_gw(x, g, kernel=kernel, stride=stride, pads=pads, exact=exact),
         k.channel_sums,
     )
+    out = k.conv2d(x, w, b, stride=stride, pads=pads, relu=relu, exact=exact)
+    return out, before_relu(out, vjps) if relu else vjps
 
 
 @op
@@ -61,11 +76,12 @@ def linear(x: Array, w: Array, b: Array = None) -> Recorded:
     """x (N, D) @ w (D, F) + b (F,): -> (N, F)."""
     if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0]:
         raise ValueError(f"linear takes x (N, D) and w (D, F) with the same D, got {x.shape} and {w.shape}.")
-    out = x @ w
-    if b is not None:
-        out += b
-    # (N, F) @ (F, D) -> (N, D);  (D, N) @ (N, F) -> (D, F)
-    return out, (lambda g: g @ w.T, lambda g: x.T @ g, (lambda g: g.sum(axis=0)) if b is not None else None)
+    k = kernels(x)
+    return k.linear(x, w, b), (
+        lambda g: k.linear_gx(g, w),
+        lambda g: k.linear_gw(x, g),
+        (lambda g: g.sum(axis=0)) if b is not None else None,
+    )
 
 
 @op

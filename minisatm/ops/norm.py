@@ -12,19 +12,17 @@ from ..tensor import op
 
 
 @op
-def batch_norm_train(x: Array, gamma: Array, beta: Array, *, eps: float) -> Recorded:
+def batch_norm_train(x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False) -> Recorded:
     """gamma * (x - mean) / sqrt(variance + eps) + beta with the batch's own mean and variance per channel.
 
-    x (..., C), gamma and beta (C,). Also hands out (mean, biased variance), for the layer's running statistics.
-    Ioffe and Szegedy 2015, Algorithm 1.
+    x (..., C), gamma and beta (C,). Also hands out (mean, biased variance), for the layer's running statistics. relu:
+    max(out, 0) in the same pass. Ioffe and Szegedy 2015, Algorithm 1.
     """
     k = kernels(x)
-    out, centred, inverse, mean, variance = k.batch_norm_train(x, gamma, beta, eps=eps)
+    out, centred, inverse, mean, variance = k.batch_norm_train(x, gamma, beta, eps=eps, relu=relu)
 
     def vjp(g: Array, wanted: tuple[bool, ...]) -> tuple[Array, ...]:
-        g_sum, gx_sum = k.channel_sums(g), k.channel_sums(g, centred)
-        gx = k.batch_norm_train_gx(g, centred, inverse, gamma, g_sum, gx_sum) if wanted[0] else None
-        return gx, gx_sum * inverse, g_sum
+        return k.batch_norm_train_gx(g, centred, inverse, gamma, out if relu else None)
 
     return out, vjp, (mean, variance)
 
