@@ -292,7 +292,7 @@ SOURCE = [
            winograd_module.A[:, [0, 2, 1, 3, 4, 5]]),
     Mutant("winograd-bias-in-the-wrong-plane", f"{WINOGRAD}:conv2d", "m[7] += b", "m[6] += b", winograd_checks),
     Mutant("winograd-forgets-its-relu", f"{WINOGRAD}:conv2d", "finish(y, None, relu)", "pass", winograd_checks),
-    Mutant("winograd-gw-of-the-last-block-only", f"{WINOGRAD}:conv2d_gw", "total += np", "total[...] = np",
+    Mutant("winograd-gw-of-the-last-block-only", f"{WINOGRAD}:conv2d_gw", "total += product", "total = product",
            winograd_checks),
     Mutant("winograd-gw-with-a-not-transposed", f"{WINOGRAD}:conv2d_gw", '_both_sides("A", x.dtype).T',
            '_both_sides("A", x.dtype).reshape(36, 16)', winograd_checks),

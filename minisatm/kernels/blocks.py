@@ -20,6 +20,7 @@ Block = tuple[slice, slice]  # a few images, or a few rows of one
 
 CACHE = 2**19  # bytes of each array in a block of element-wise work: a few such fit a core's second-level cache
 FEW = 2**16  # elements: a matrix smaller than this is not worth a second core
+WORTH = 2**23  # products of two numbers: a tenth of a millisecond
 SMALL = 2**21  # bytes: cutting up less than this costs more than it gains
 ROW = 2**14  # elements: each row of a matrix costs NumPy as much as hundreds of elements
 
@@ -52,11 +53,14 @@ def output_size(n: int, kernel: int, stride: int, pads: Pair, ceil: bool = False
 # --- images ------------------------------------------------------------------------------------------------------
 
 
-def image_blocks(images: int, rows: int, most: float) -> list[Block]:
+def image_blocks(images: int, rows: int, most: float, products: float = 0) -> list[Block]:
     """Cut (images, rows) into blocks of at most `most` rows (at least one): whole images if one fits, else rows.
 
-    The blocks are of about equal size and, where there are several, enough for every core.
+    The blocks are of about equal size and, where there are several, enough for every core; so they are also where all
+    together take more `products` of two numbers than are WORTH a second core.
     """
+    if products > WORTH:
+        most = min(most, images * rows / cores())
     if most >= rows:
         return [(own, slice(0, rows)) for own in _equal(images, images * rows / (most - most % rows))]
     return [

@@ -35,7 +35,7 @@ def conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads, rel
             np.matmul(columns, flat, out=block)  # (M, kh*kw*C) @ (kh*kw*C, F) -> (M, F), for r = 1
             finish(block.reshape(-1, F), b, relu)
 
-    on_cores(part, shares(blocks_of(x, kernel, (P, Q))))
+    on_cores(part, shares(blocks_of(x, kernel, (P, Q), F)))
     return out
 
 
@@ -55,7 +55,7 @@ def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads) -> 
             gw += np.matmul(columns.T, own, out=product)  # (kh*kw*C, M) @ (M, F) -> (kh*kw*C, F), for r = 1
         return gw
 
-    gw: Any = add_up(on_cores(part, shares(blocks_of(x, kernel, (P, Q), least))))
+    gw: Any = add_up(on_cores(part, shares(blocks_of(x, kernel, (P, Q), F, least))))
     wide = gw.reshape(kernel[0], -1, C, r, F)
     return add_up([wide[:, i * stride[1] : i * stride[1] + kernel[1], :, i] for i in range(r)])
 
@@ -117,13 +117,14 @@ def _correlate_flipped(g: Array, w: Array, top: Pair, left: Pair, conv: Any) -> 
     return conv(g, w[::-1, ::-1].swapaxes(2, 3), None, stride=(1, 1), pads=pads)  # the kernel is (kh, kw, F, C)
 
 
-def blocks_of(x: Array, kernel: Sequence[int], out: tuple[int, ...], least: float = 0) -> list[Block]:
+def blocks_of(x: Array, kernel: Sequence[int], out: tuple[int, ...], filters: int, least: float = 0) -> list[Block]:
     """The blocks whose columns fit COLUMN_BYTES; where an image is smaller than that, several images.
 
     least: pixels that a block has in any case.
     """
-    row_bytes = out[1] * kernel[0] * kernel[1] * x.shape[3] * x.itemsize
-    return image_blocks(len(x), out[0], max(COLUMN_BYTES / row_bytes, least / out[1]))
+    row = out[1] * kernel[0] * kernel[1] * x.shape[3]  # numbers in the columns of one row of the output
+    most = max(COLUMN_BYTES / (row * x.itemsize), least / out[1])
+    return image_blocks(len(x), out[0], most, len(x) * out[0] * row * filters)
 
 
 def column_blocks(

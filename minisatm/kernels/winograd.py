@@ -85,12 +85,13 @@ def conv2d_gw(x: Array, g: Array, *, pads: Pads) -> Array:
     blocks = tile_blocks(len(x), (P, Q), C, F, longer=4)  # a product sums over T here: long ones are better
 
     def part(blocks: Sequence[Block]) -> Array:
-        total = np.zeros((36, C, F), x.dtype)
-        product = np.empty_like(total)
+        total, product = np.empty((2, 36, C, F), x.dtype)
         gathered = _gathered(g, TILE, 0, 0, Q, blocks)
-        for (_, _, v), (_, _, tiles) in zip(transformed_tiles(x, pads, Q, blocks), gathered):
+        for i, ((_, _, v), (_, _, tiles)) in enumerate(zip(transformed_tiles(x, pads, Q, blocks), gathered)):
             m = (forth @ tiles.reshape(16, -1)).reshape(36, -1, F)
-            total += np.matmul(v.swapaxes(1, 2), m, out=product)  # 36 (C, T) @ (T, F) -> (C, F)
+            np.matmul(v.swapaxes(1, 2), m, out=product if i else total)  # 36 (C, T) @ (T, F) -> (C, F)
+            if i:
+                total += product
         return total
 
     total = add_up(on_cores(part, shares(blocks)))
@@ -110,7 +111,8 @@ def tile_blocks(images: int, out: tuple[int, int], channels: int, filters: int, 
     Each block reads all 36 matrices (C, F); with T tiles it writes 36 T (C + F) numbers.
     """
     tiles = max(BLOCK_BYTES / (36 * 4 * (channels + filters)), longer * channels * filters / (channels + filters))
-    return image_blocks(images, -(-out[0] // TILE), max(1.0, tiles / -(-out[1] // TILE)))
+    down, across = (-(-n // TILE) for n in out)
+    return image_blocks(images, down, max(1.0, tiles / across), 36 * images * down * across * channels * filters)
 
 
 def most_tiles(blocks: Sequence[Block], Q: int) -> int:
