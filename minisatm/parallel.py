@@ -48,11 +48,12 @@ def on_all(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Re
 def in_processes(work: Callable[[], Result], count: int) -> Result:
     """work() in `count` processes at once, which meet in on_all; what it returns or raises here.
 
-    All run the same program: give it the same data and seeds, and let only the one that leads() write files. One
-    process does it all where there is one core, or no fork as on Linux.
+    All run the same program: give it the same data and seeds, and let only the one that leads() write files. There are
+    no more processes than cores; one does it all where there is no fork as on Linux.
     """
     global _crew
-    if min(count, cores()) < 2 or _crew is not None or sys.platform != "linux":
+    count = min(count, cores())
+    if count < 2 or _crew is not None or sys.platform != "linux":
         return work()
     context = multiprocessing.get_context("fork")
     wires = {pair: context.Pipe() for pair in combinations(range(count), 2)}
@@ -132,13 +133,20 @@ class _Crew:
             if mine is not None:
                 self.wires[low + high - self.rank] = mine
 
+    def owner(self, place: int) -> int:
+        """Whose an item is: dealt there and back, so that the longest, put first, shares its process with the least."""
+        turn, card = divmod(place, self.count)
+        return self.count - 1 - card if turn % 2 else card
+
     def at_work(self) -> int:
         """How many of the processes are not waiting now."""
         return self.count - sum(self.waiting[:])
 
     def share_out(self, function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         own: dict[int, Any] = {}
-        for i in range(self.rank, len(items), self.count):
+        for i in range(len(items)):
+            if self.owner(i) != self.rank:
+                continue
             try:
                 own[i] = True, function(items[i])
             except Exception as problem:

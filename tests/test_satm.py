@@ -340,7 +340,7 @@ def test_three_networks_learn_from_one_another(monkeypatch):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_change_no_bit(monkeypatch, processes, rules):
     """Each process trains its own networks, and all hear the same losses."""
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    monkeypatch.setattr(parallel, "cores", lambda: processes)
 
     def course():
         team, watch = [learner("a"), learner("b"), learner("c")], Batches(4)
