@@ -172,7 +172,7 @@ class Settings:
 PRESETS: dict[str, dict[str, Any]] = {
     # One and a half times the paper's epsilon, at a fifth of its image side; too few epochs for augmentation to pay.
     "toy": dict(
-        epsilon=24 / 256, augment=False, clean_iterations=500, iterations=200, evaluate_every=50, evaluate_images=128,
+        epsilon=24 / 256, augment=False, clean_iterations=500, iterations=200, evaluate_every=50, evaluate_images=96,
     ),
     "smoke": dict(
         method="satm", holdout="none", width=1 / 16, size=32, batch=16, faces=600, clean_iterations=40, iterations=20,

@@ -30,24 +30,32 @@ def validate(
 ) -> dict[str, Losses]:
     """Each learner's loss terms and rates over the first `limit` images, clean and as its source attacks them.
 
-    Networks answer and craft in eval mode, whatever the rules say of crafting while training.
+    Networks answer and craft in eval mode, whatever the rules say of crafting while training. Any process may take any
+    network: all must have the same weights.
     """
-    sums: dict[str, Losses] = {learner.name: {} for learner in learners}
-    seen = 0
-    for b, (x, y) in enumerate(batches.in_order(limit)):
-        distinct = list({s.name: s for s in sources if s is not None}.values())
-        x_adv = dict(zip((s.name for s in distinct), on_all(lambda s: _examples(s, x, y, rules, b), distinct)))  # noqa: B023
+    images = list(batches.in_order(limit))
+    distinct = list({s.name: s for s in sources if s is not None}.values())
+    jobs = [(source, b) for b in range(len(images)) for source in distinct]
+    x_adv = {
+        (source.name, b): crafted
+        for (source, b), crafted in zip(
+            jobs, on_all(lambda job: _examples(job[0], *images[job[1]], rules, job[1]), jobs)
+        )
+    }
 
-        def terms(k: int) -> Losses:
-            source = sources[k]
-            with learners[k].network.mode(False), no_grad(), np.errstate(over="ignore", invalid="ignore"):
-                return loss_terms(learners[k], x, y, None if source is None else x_adv[source.name], rules)[1]  # noqa: B023
+    def terms(job: tuple[int, int]) -> Losses:
+        (k, b), source = job, sources[job[0]]
+        with learners[k].network.mode(False), no_grad(), np.errstate(over="ignore", invalid="ignore"):
+            return loss_terms(learners[k], *images[b], None if source is None else x_adv[source.name, b], rules)[1]
 
-        for learner, own in zip(learners, on_all(terms, range(len(learners)))):
-            for term, value in own.items():
-                sums[learner.name][term] = sums[learner.name].get(term, 0.0) + value * len(x)
-        seen += len(x)
-    return {name: {term: value / seen for term, value in own.items()} for name, own in sums.items()}
+    looks = [(k, b) for b in range(len(images)) for k in range(len(learners))]
+    means: dict[str, Losses] = {learner.name: {} for learner in learners}
+    seen = sum(len(y) for _, y in images)
+    for (k, b), own in zip(looks, on_all(terms, looks)):
+        mean = means[learners[k].name]
+        for term, value in own.items():
+            mean[term] = mean.get(term, 0.0) + value * len(images[b][1]) / seen
+    return means
 
 
 def _examples(source: Learner, x: Array, y: Array, rules: Rules, batch: int) -> Array:

@@ -67,7 +67,7 @@ class Experiment:
             )
         self.data = Parts(
             *(
-                data.Batches(dataset, indices, batch=settings.batch * (1 if k == 0 else 2), size=settings.size,
+                data.Batches(dataset, indices, batch=settings.batch * (1, 2, 4)[k], size=settings.size,
                              seed=settings.seed, augment=k == 0 and settings.augment)
                 for k, indices in enumerate(split)
             )
@@ -165,7 +165,9 @@ class Experiment:
         clean = phase in ("clean", "control")
         names = self.names
         if phase == "clean" and self.holdout:
-            names = [self.holdout, *names]  # the deepest first: a queue for two cores ends sooner
+            # the deepest first: networks that share a core end with a shallow one, whose kernels are large enough to be
+            # shared out once another core is free
+            names = sorted([self.holdout, *names], key=lambda name: -len(networks[name].parameters()))
         start = networks if phase == "clean" else self.methods["undefended"]
         learners = [self._learner(name, start[name], phase) for name in names]
         static = (

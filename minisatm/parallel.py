@@ -185,7 +185,9 @@ _crew: _Crew | None = None
 
 def shares(parts: Sequence[Item]) -> list[Sequence[Item]]:
     """Cut a list into as many equal runs as there are cores; fewer where there are fewer parts."""
-    count = max(1, min(cores(), len(parts)))
+    if len(parts) < 2:
+        return [parts]
+    count = min(cores(), len(parts))
     ends = [len(parts) * i // count for i in range(count + 1)]
     return [parts[a:b] for a, b in zip(ends, ends[1:])]
 
@@ -197,6 +199,8 @@ def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> list[
     """
     items = list(items)
     with _one_blas_thread:
+        if len(items) == 1:
+            return [function(items[0])]
         helpers = _team.hire(len(items) - 1)
         if not helpers:
             return [function(item) for item in items]

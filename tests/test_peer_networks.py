@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minisatm import Tensor, grad, models, ops
+from minisatm.kernels import winograd
 from minisatm.layers import BatchNorm, seed_dropout
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: networks are not compared with it")
@@ -44,10 +45,10 @@ def randomise(network, rng):
     return network
 
 
-def twins(name, size, dtype=np.float64, **variant):
+def twins(name, size, dtype=np.float64, exact=False, **variant):
     """Our network and PyTorch's with the same random weights."""
-    settings = dict(classes=CLASSES, width=THIN[name], size=size, **variant)
-    ours = randomise(models.build(name, **settings).astype(dtype), np.random.default_rng(1))
+    settings = dict(classes=CLASSES, size=size) | {"width": THIN[name]} | variant
+    ours = randomise(models.build(name, exact=exact, **settings).astype(dtype), np.random.default_rng(1))
     theirs = torch_models.build(name, **settings).to(torch.float64 if dtype == np.float64 else torch.float32)
     return ours, torch_models.copy_weights(ours, theirs)
 
@@ -132,6 +133,20 @@ def test_logits_in_float32(name, size):
     pixels = np.random.default_rng(2).random((BATCH, size, size, 3), np.float32)
     (logits, features), (their_logits, their_features) = ours(Tensor(pixels)), theirs(channels_first(pixels))
     within(1e-4, {"logits": error(logits.data, their_logits), "features": error(features.data, their_features)})
+
+
+@pytest.mark.parametrize("exact, tolerance", [(False, 1e-3), (True, 1e-4)])
+@pytest.mark.parametrize("name, size", [("vgg16", 96), ("resnet50", 97)])
+def test_logits_in_float32_where_convolutions_go_by_winograd(name, size, exact, tolerance, monkeypatch):
+    """Half the full width: all but the first of VGG16's convolutions, and every 3x3 of stride 1 in ResNet50."""
+    taken = []
+    convolve = winograd.conv2d
+    monkeypatch.setattr(winograd, "conv2d", lambda *a, **k: taken.append(1) or convolve(*a, **k))
+    ours, theirs = (n.eval() for n in twins(name, size, np.float32, width=0.5, exact=exact))
+    pixels = np.random.default_rng(2).random((BATCH, size, size, 3), np.float32)
+    (logits, features), (their_logits, their_features) = ours(Tensor(pixels)), theirs(channels_first(pixels))
+    within(tolerance, {"logits": error(logits.data, their_logits), "features": error(features.data, their_features)})
+    assert len(taken) == (0 if exact else {"vgg16": 12, "resnet50": 13}[name])
 
 
 VARIANTS = {

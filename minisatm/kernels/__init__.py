@@ -1,1 +1,1 @@
-"""The numerical work: numpy_kernels (fast) and naive (loops that anyone can believe, used as oracles)."""
+"""The numerical work: numpy_kernels lists what a backend must have; naive has loops that anyone can believe."""

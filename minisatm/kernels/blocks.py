@@ -61,6 +61,8 @@ def image_blocks(images: int, rows: int, most: float, products: float = 0) -> li
     """
     if products > WORTH:
         most = min(most, images * rows / cores())
+    elif most >= images * rows:
+        return [(slice(0, images), slice(0, rows))]
     if most >= rows:
         return [(own, slice(0, rows)) for own in _equal(images, images * rows / (most - most % rows))]
     return [
@@ -172,7 +174,11 @@ def as_rows(x: Array) -> Array:
 def tiled(x: Array, vector: Array) -> Array:
     """The vector (C,) repeated to fit the rows of as_rows(x)."""
     count = fold(len(vector), x.size // len(vector))
-    return vector if count == 1 else np.broadcast_to(vector, (count, len(vector))).reshape(-1)
+    if count == 1:
+        return vector
+    row = np.empty((count, len(vector)), vector.dtype)
+    row[:] = vector
+    return row.reshape(-1)
 
 
 def zeros(count: int, dtype: Any) -> Array:
