@@ -89,6 +89,8 @@ def main() -> None:
     print("\nPaired differences in points (same seed, start and test images), then mean ± 95 % t interval over seeds")
     for method, other, condition in DIFFERENCES:
         for network in networks:
+            if (method, network, condition) not in found[seeds[0]]:
+                continue  # the hold-out is not trained
             row = [found[s][method, network, condition] - found[s][other, network, condition] for s in seeds]
             cells = "".join(f"{v:+8.1f}" for v in row)
             above = f"{sum(v > 0 for v in row)} of {len(row)} above 0, {sum(v >= 5 for v in row)} by 5 or more"
