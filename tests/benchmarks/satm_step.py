@@ -320,17 +320,18 @@ def sweep(args: Any) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
     for axis, option, values, measure in (
-        (axes[0], "batch", (1, 2, 4, 8, 12, 16), lambda v: v),
+        (axes[0], "batch", (1, 2, 4, 8, 16), lambda v: v),
         (axes[1], "size", (64, 96, 128, 160, 192, 224), lambda v: v * v),
     ):
-        cost = []
-        for value in values:
-            programs = pair.Programs({"ours": (ours, (argparse.Namespace(**{**vars(args), option: value}),))})
-            cost.append(programs.rounds(args.rounds)["ours"])
-            programs.stop()
-            print(f"{option} {value}: {pair.in_words(cost[-1])} s", flush=True)
+        programs = pair.Programs(
+            {str(value): (ours, (argparse.Namespace(**{**vars(args), option: value}),)) for value in values}
+        )
+        cost = list(programs.rounds(args.rounds).values())
+        programs.stop()
+        for value, own in zip(values, cost):
+            print(f"{option} {value}: {pair.in_words(own)} s", flush=True)
         amounts, middle = [measure(v) for v in values], [median(c) for c in cost]
-        slope, constant = np.polyfit(amounts, middle, 1)
+        slope, constant = np.polyfit(amounts, middle, 1, w=1 / np.array(middle))  # every point counts alike, in percent
         off = max(abs(constant + slope * a - m) / m for a, m in zip(amounts, middle))
         axis.plot(amounts, middle, "o")
         axis.vlines(amounts, [min(c) for c in cost], [max(c) for c in cost], lw=1)
