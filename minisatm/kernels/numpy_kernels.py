@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..parallel import on_cores, with_one_blas_thread
-from . import im2col, winograd
-from .blocks import SMALL, Array, Pads, Pair, as_rows, on_rows, output_size, slices, tiled, zeros
+from . import blocks, im2col, winograd
+from .blocks import Array, Pads, Pair, as_rows, on_rows, output_size, slices, tiled, zeros
 from .pooling import avg_pool, avg_pool_gx, max_pool, max_pool_gx
 
 __all__ = [
@@ -93,7 +93,7 @@ def linear_gw(x: Array, g: Array) -> Array:
 
 def in_blocks(work: Callable[..., Any], *arrays: Array) -> None:
     """work(*parts) for matching parts of arrays of one shape, which it fills or changes in place."""
-    if arrays[0].nbytes <= SMALL or not all(a.flags.c_contiguous for a in arrays):
+    if arrays[0].nbytes <= blocks.SMALL or not all(a.flags.c_contiguous for a in arrays):
         work(*arrays)
         return
     flat = [a.reshape(-1) for a in arrays]
