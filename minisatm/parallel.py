@@ -199,8 +199,6 @@ def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> list[
     """
     items = list(items)
     with _one_blas_thread:
-        if len(items) == 1:
-            return [function(items[0])]
         helpers = _team.hire(len(items) - 1)
         if not helpers:
             return [function(item) for item in items]
@@ -334,7 +332,7 @@ class _OneBlasThread:
                 self.limit.restore_original_limits()
 
     def _free(self) -> None:
-        """From 3.7 on threadpoolctl heeds one thread only; here any may be the first in and any other the last out."""
+        """Newer threadpoolctl heeds one thread only; here any may be the first in and any other the last out."""
         if hasattr(self.owner, "clear_controlling_thread"):
             self.owner.clear_controlling_thread(force=True)
 
