@@ -1,7 +1,9 @@
 """Single-step attacks: x in [0, 1] in, adversarial x out, epsilon and alpha in pixels of that range.
 
 J is the cross-entropy on logits summed over the batch, so that each image's gradient is its own. Networks craft in eval
-mode unless craft_mode="train"; either way weights, gradients and running statistics come out as they went in.
+mode unless craft_mode="train"; either way weights, gradients and running statistics come out as they went in. clip is
+to [0, 1]: kernels.sign_step and random_step do it in the same pass. On a GPU, where looking at x would mean waiting, a
+pixel outside of that range comes out as NaN.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from . import ops
+from .backend import kernels, on_gpu
 from .errors import InputError
 from .layers import BatchNorm
 from .parallel import one_blas_thread
-from .streams import random_signs
+from .streams import random_bits
 from .tape import no_grad, only
 from .tensor import Tensor, grad
 
@@ -68,7 +71,7 @@ class _crafting:
 def fgsm(network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, craft_mode: str = "eval") -> Array:
     """clip(x + epsilon * sign(grad J(x, y))): Eq. 1 of the paper; Goodfellow et al. 2015."""
     _check(x, y, epsilon)
-    return _clip(x + epsilon * np.sign(input_gradient(network, x, y, craft_mode=craft_mode)))
+    return kernels(x).sign_step(x, input_gradient(network, x, y, craft_mode=craft_mode), epsilon)
 
 
 def step_ll(
@@ -81,7 +84,7 @@ def step_ll(
     """
     _check(x, y, epsilon)
     g = input_gradient(network, x, least_likely(network, x, craft_mode=craft_mode), craft_mode=craft_mode)
-    return _clip(x + (epsilon if as_printed else -epsilon) * np.sign(g))
+    return kernels(x).sign_step(x, g, epsilon if as_printed else -epsilon)
 
 
 def r_fgsm(
@@ -105,7 +108,7 @@ def r_fgsm(
     # Lines 17-21 of Algorithm 1, with Tramer's clipping to the pixel range after either step
     start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)  # 18: x' = x + alpha * sign(N(0, I))
     g = input_gradient(network, start, y, craft_mode=craft_mode)  # 19: the gradient of Network_loss(x', y_true) to x'
-    return _clip(start + (epsilon - alpha) * np.sign(g))  # 19, 20: x' + (epsilon - alpha) * sign(gradient)
+    return kernels(x).sign_step(start, g, epsilon - alpha)  # 19, 20: clip(x' + (epsilon - alpha) * sign(gradient))
 
 
 def r_step_ll(
@@ -125,7 +128,8 @@ def r_step_ll(
     """
     start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)
     y_ll = least_likely(network, x, craft_mode=craft_mode)
-    return _clip(start - (epsilon - alpha) * np.sign(input_gradient(network, start, y_ll, craft_mode=craft_mode)))
+    g = input_gradient(network, start, y_ll, craft_mode=craft_mode)
+    return kernels(x).sign_step(start, g, alpha - epsilon)
 
 
 ATTACKS: dict[str, Callable[..., Array]] = {"fgsm": fgsm, "step_ll": step_ll, "r_fgsm": r_fgsm, "r_step_ll": r_step_ll}
@@ -172,14 +176,8 @@ def _random_start(x: Array, y: Array, epsilon: float, alpha: float | None, rng: 
     if noise is None:
         if rng is None:
             raise InputError("a random attack needs rng (a numpy Generator) or the noise itself.")
-        signs = random_signs(rng, x.shape, x.dtype)
-    else:
-        signs = np.sign(noise)
-    return _clip(x + alpha * signs), alpha
-
-
-def _clip(x: Array) -> Array:
-    return np.clip(x, 0, 1)
+        return kernels(x).random_step(x, random_bits(rng, x.size), alpha), alpha
+    return kernels(x).sign_step(x, noise, alpha), alpha
 
 
 def _check(x: Array, y: Array, epsilon: float) -> None:
@@ -187,5 +185,5 @@ def _check(x: Array, y: Array, epsilon: float) -> None:
         raise InputError(f"epsilon {epsilon:g} is not in pixels of [0, 1]: write it like 16/256.")
     if x.ndim != 4 or len(x) != len(y):
         raise InputError(f"an attack takes x (N, H, W, C) and y (N,), got {x.shape} and {np.shape(y)}.")
-    if len(x) and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
+    if not on_gpu(x) and len(x) and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
         raise InputError("images must lie in [0, 1] without NaN before an attack: divide 8-bit pixels by 255.")

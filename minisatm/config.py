@@ -102,6 +102,7 @@ class Settings:
     evaluate_images: int = 256
     test_images: int = 0  # 0: all
     backend: str = "numpy"
+    tf32: bool = False
     seed: int = 0
 
     def check(self) -> Settings:
@@ -120,6 +121,8 @@ class Settings:
         for rate in self.learning_rate:
             _in_range("learning_rate", rate, 0, math.inf)
         resolve_alpha(self.epsilon, self.alpha)
+        if self.tf32 and self.backend != "cupy":
+            raise InputError("--tf32 is a way of computing on a GPU: give --backend cupy too, or leave it out.")
         self._check_counts()
         return self
 

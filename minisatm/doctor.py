@@ -145,6 +145,20 @@ def blas() -> tuple[str, dict[str, Any] | None]:
     return f"{name}, not known to threadpoolctl", None
 
 
+def gpu() -> str:
+    """The GPU that CuPy uses, its memory, and the versions that matter."""
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    free, total = (size / 2**30 for size in cupy.cuda.runtime.memGetInfo())
+    capability = f"{properties['major']}.{properties['minor']}"
+    nvrtc = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
+    return (
+        f"{properties['name'].decode()}, compute capability {capability}, {total:.1f} GiB, {free:.1f} GiB of it free; "
+        f"CuPy {cupy.__version__}, NVRTC {nvrtc}"
+    )
+
+
 def shortest(work: Callable[[], Any], seconds: float) -> float:
     """The shortest time that work() takes, run once to warm up and then again and again for so many seconds."""
     work()
@@ -213,7 +227,10 @@ def main(argv: list[str] | None = None) -> int:
     show("memory", memory())
     show("BLAS", library)
     show("backend numpy", "usable")
-    show("backend cupy", cupy_problem() or "usable")
+    problem = cupy_problem()
+    show("backend cupy", problem or "usable")
+    if problem is None:
+        show("GPU", gpu())
     show("data", data)
     show("drawn faces", drawn_faces())
     if not quick and not absent:

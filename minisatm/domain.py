@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import ops
+from .backend import array_module
 from .layers import Linear, Module
 from .tensor import Tensor
 
@@ -32,4 +33,4 @@ class DomainClassifier(Module):
         """D(f(x), f(x_adv)): mean binary cross-entropy over both halves, (N, D) and (M, D) -> a scalar."""
         logits = self(ops.concat(clean, adversarial, axis=0))
         truth = np.repeat(np.array([CLEAN, ADVERSARIAL], logits.dtype), [len(clean), len(adversarial)])
-        return ops.binary_cross_entropy(logits, Tensor(truth))
+        return ops.binary_cross_entropy(logits, Tensor(array_module(logits.data).asarray(truth)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import metrics
 from .attacks import craft
+from .backend import numbers, placed
 from .models.network import Network
 from .parallel import on_all, one_blas_thread
 from .satm import Learner, Losses, Rules, loss_terms
@@ -20,9 +21,9 @@ Array = Any
 
 
 def predict(network: Network, x: Array) -> Array:
-    """The class of each image, in eval mode: (N, H, W, C) -> (N,)."""
+    """The class of each image, in eval mode: (N, H, W, C) -> (N,), a NumPy array."""
     with network.mode(False), no_grad(), one_blas_thread():
-        return network(Tensor(x))[0].data.argmax(axis=1)
+        return placed(network(Tensor(x))[0].data.argmax(axis=1), "numpy")
 
 
 def validate(
@@ -46,7 +47,8 @@ def validate(
     def terms(job: tuple[int, int]) -> Losses:
         (k, b), source = job, sources[job[0]]
         with learners[k].network.mode(False), no_grad(), np.errstate(over="ignore", invalid="ignore"):
-            return loss_terms(learners[k], *images[b], None if source is None else x_adv[source.name, b], rules)[1]
+            own = loss_terms(learners[k], *images[b], None if source is None else x_adv[source.name, b], rules)[1]
+        return numbers({"": own})[""]
 
     looks = [(k, b) for b in range(len(images)) for k in range(len(learners))]
     means: dict[str, Losses] = {learner.name: {} for learner in learners}
@@ -111,8 +113,7 @@ def answers(
 
         def answer(target: str) -> dict[Case, Array]:
             own = [case for case in wanted if f"{case[0]}/{case[1]}" == target]
-            given = predict(networks[target], np.concatenate([images[case[3]] for case in own]))  # noqa: B023
-            return dict(zip(own, np.split(given, len(own))))
+            return {case: predict(networks[target], images[case[3]]) for case in own}  # noqa: B023
 
         for result in on_all(answer, targets):
             for case, given in result.items():

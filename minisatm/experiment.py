@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import attacks, backend, data, evaluate, metrics, models, optim, weights
+from . import attacks, backend, data, evaluate, gpu_memory, metrics, models, optim, weights
 from .config import Settings
 from .defences import train_clean, train_ensemble
 from .domain import DomainClassifier
@@ -19,7 +19,8 @@ from .models.network import Network
 from .parallel import cores, in_processes, leads
 from .progress import Progress, bar, duration
 from .runs import Monitor, RunFolder
-from .satm import Learner, Rules, source, train
+from .satm import Learner, Rules, examples, learn_from, source, train
+from .satm import step as satm_step
 from .streams import stream
 
 PLANS = {
@@ -28,6 +29,7 @@ PLANS = {
     "satm": ("clean", "satm"),
     "compare": ("clean", "control", "ensemble", "satm"),
 }
+TEST_BATCH = 4  # times the batch: crafting alone keeps less in memory than training does
 NARROW = 2**25  # bytes of a batch after the first convolution: about a processor's last cache
 FIGURE_1_EPSILONS = (64 / 256, 32 / 256, 16 / 256, 8 / 256)
 
@@ -67,8 +69,8 @@ class Experiment:
             )
         self.data = Parts(
             *(
-                data.Batches(dataset, indices, batch=settings.batch * (1, 2, 4)[k], size=settings.size,
-                             seed=settings.seed, augment=k == 0 and settings.augment)
+                data.Batches(dataset, indices, batch=settings.batch * (1, 2, TEST_BATCH)[k], size=settings.size,
+                             seed=settings.seed, augment=k == 0 and settings.augment, backend=settings.backend)
                 for k, indices in enumerate(split)
             )
         )  # fmt: skip
@@ -106,7 +108,7 @@ class Experiment:
                 say(f"warning: {name} starts at random beside networks that do not: name its file last in --weights.")
             networks[name] = network
         self._warn_of_twins(networks)
-        return networks
+        return {name: network.to(s.backend) for name, network in networks.items()}
 
     def _warn_of_twins(self, networks: dict[str, Network]) -> None:
         for i, a in enumerate(self.names):
@@ -141,6 +143,7 @@ class Experiment:
     def train(self, run: RunFolder, networks: dict[str, Network], position: dict[str, Any] | None = None) -> None:
         """Every phase of the plan that is not done yet; position: where a resumed run stands."""
         self.introduce(networks)
+        self._try_a_step(networks)
         display = Progress(self.plan, note=self.estimate)
         phases = [phase for phase, _ in self.plan]
         if phases[:1] != ["clean"]:
@@ -157,6 +160,34 @@ class Experiment:
                     network.save(str(run.network_file(method, name)))
         finally:
             display.close()
+
+    def _try_a_step(self, networks: dict[str, Network]) -> None:
+        """On a GPU, the most that the run will ask of its memory, with throw-away copies: does the batch fit?
+
+        An InputError says how much it needs and which batch fits.
+        """
+        s = self.settings
+        if s.backend != "cupy":
+            return
+        hard = any(phase in ("ensemble", "satm") for phase, _ in self.plan)
+        copies = [self._learner(name, network, "satm") for name, network in networks.items()]
+        pair, rules = [c for c in copies if c.name != self.holdout], self._rules("trial", 1)
+
+        def images(count: int) -> tuple[Any, Any]:
+            x = np.zeros((count, s.size, s.size, self.dataset.channels), np.float32)
+            return backend.placed(x, s.backend), np.zeros(count, np.int64)
+
+        def step(batch: int) -> None:
+            kept = [backend.copied_to(a, a) for _ in self.plan for n in networks.values() for a in n.state().values()]
+            for learner in copies:
+                examples(learner, *images(batch * TEST_BATCH), rules, 0)
+                if not hard or learner not in pair:
+                    learn_from(learner, *images(batch), None, rules, 0)
+            if hard:
+                satm_step(pair, *images(batch), rules, 0)
+            del kept  # the networks after each phase stay in memory
+
+        gpu_memory.check(step, s.batch, f"a step with {s.size}x{s.size} images")
 
     def _phase(
         self, run: RunFolder, phase: str, steps: int, networks: dict[str, Network], display: Progress, here: Any
@@ -201,19 +232,21 @@ class Experiment:
         return {learner.name: learner.network for learner in learners}
 
     def _narrow(self) -> bool:
-        return is_narrow(self.settings.batch, self.settings.size, self.settings.width)
+        """Do networks go to processes of their own? On a GPU they take turns."""
+        s = self.settings
+        return s.backend == "numpy" and is_narrow(s.batch, s.size, s.width)
 
     def _learner(self, name: str, start: Network, phase: str) -> Learner:
         s, kind = self.settings, self.kinds[name]
         network = start
         if phase != "clean":
             network = models.build(kind, rng=0, **{f: v for f, v in start.definition.items() if f != "name"})
-            network.set_state(start.state())
+            network.to(s.backend).set_state(start.state())
         rate = s.rate(self.names.index(name) if name != self.holdout else -1, kind)
         make = partial(optim.build, s.optimizer, momentum=s.momentum, weight_decay=s.weight_decay)
         learner = Learner(name, network, make(network.parameters(), rate))
         if phase in ("ensemble", "satm") and s.domain == "reversal" and s.r_da:
-            learner.domain = DomainClassifier(network.feature_width, rng=stream(s.seed, name, "domain"))
+            learner.domain = DomainClassifier(network.feature_width, rng=stream(s.seed, name, "domain")).to(s.backend)
             learner.domain_optimiser = make(
                 learner.domain.parameters(), rate if s.da_learning_rate is None else s.da_learning_rate
             )
@@ -231,7 +264,8 @@ class Experiment:
     def _read_networks(self, run: RunFolder, method: str) -> dict[str, Network]:
         names = list(self.kinds) if method == "undefended" else self.names
         files = {name: str(run.network_file(method, name)) for name in names}
-        return {name: models.build(self.kinds[name], weights=file, **self._shape()) for name, file in files.items()}
+        built = {name: models.build(self.kinds[name], weights=file, **self._shape()) for name, file in files.items()}
+        return {name: network.to(self.settings.backend) for name, network in built.items()}
 
     def measure(self, run: RunFolder) -> tuple[Rows, Rows, Rows]:
         """The main table on the test images, SATM's paired differences, and what leaks: written to tables/."""
@@ -288,7 +322,8 @@ class Experiment:
             taken = {p["index"] for p in pairs}
             choice = next((i for i in fooled if i not in taken), None)
             if choice is not None:
-                pairs.append(dict(index=choice, clean=x[choice], adversarial=x_adv[choice], true=int(y[choice]),
+                clean, adversarial = (backend.placed(images[choice], "numpy") for images in (x, x_adv))
+                pairs.append(dict(index=choice, clean=clean, adversarial=adversarial, true=int(y[choice]),
                                   predicted_clean=int(before[choice]), predicted_adversarial=int(after[choice]),
                                   epsilon=epsilon, network=name))  # fmt: skip
         return pairs
@@ -328,7 +363,7 @@ def prepare_data(settings: Settings) -> data.Dataset:
 def run_new(settings: Settings, out: Path) -> Path:
     """A run from its beginning, into a new folder; returns the path of its report."""
     RunFolder.check_free(out)  # and the backend: before the data, which may take a while to draw
-    backend.check(settings.backend)
+    backend.use(settings.backend, tf32=settings.tf32)
     experiment = Experiment(settings, prepare_data(settings))
     networks = experiment.start_networks()
     run = RunFolder.create(out, settings, list(experiment.kinds))
@@ -342,7 +377,7 @@ def run_on(out: Path, settings: Settings) -> Path:
     """A run that was interrupted, from its last checkpoint to its end."""
     run = RunFolder.open(out)
     position = run.position()
-    backend.check(settings.backend)
+    backend.use(settings.backend, tf32=settings.tf32)
     experiment = Experiment(settings, prepare_data(settings))
     run.forget_after([phase for phase, _ in experiment.plan], position["phase"], position["iteration"])
     experiment.train(run, experiment.start_networks(), position)

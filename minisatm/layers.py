@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import ops
+from .backend import array_module, check, copied_to, kernels, placed
 from .ops.conv import Padding, pair
 from .tensor import Tensor
 
@@ -114,6 +115,11 @@ class Module:
         """Weights and buffers in another dtype: float32 to train, float64 to check."""
         return self._convert(lambda a: a.astype(dtype))
 
+    def to(self, backend: str) -> Any:
+        """Move weights and buffers to "numpy" or "cupy"; an InputError says why where CuPy cannot be used."""
+        check(backend)
+        return self._convert(lambda a: placed(a, backend))
+
     def _convert(self, convert: Callable[[Array], Array]) -> Any:
         for _, module in self.modules():
             for value in vars(module).values():
@@ -127,7 +133,7 @@ class Module:
 def _fitting(new: Array, old: Array, name: str) -> Array:
     if new.shape != old.shape:
         raise ValueError(f"{name} has shape {tuple(new.shape)}, the network needs {tuple(old.shape)}.")
-    return new.astype(old.dtype, copy=True)
+    return copied_to(old, new)
 
 
 def he_normal(rng: Rng, shape: tuple[int, ...]) -> Tensor:
@@ -202,9 +208,9 @@ class BatchNorm(Module):
             out = ops.batch_norm_eval(x, self.gamma, self.beta, self.mean, self.var, eps=self.eps)
             return ops.relu(out) if relu else out
         out, (mean, var) = ops.batch_norm_train(x, self.gamma, self.beta, eps=self.eps, relu=relu)
-        n = x.data.size // x.shape[-1]
-        self.mean = self.mean + self.momentum * (mean - self.mean)
-        self.var = self.var + self.momentum * (var * (n / max(n - 1, 1) if self.unbiased else 1) - self.var)
+        n, k = x.data.size // x.shape[-1], kernels(x.data)
+        self.mean = k.running_average(self.mean, mean, self.momentum)
+        self.var = k.running_average(self.var, var, self.momentum, n / max(n - 1, 1) if self.unbiased else 1.0)
         return out
 
     def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -245,12 +251,17 @@ class Normalize(Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, bgr: bool = False) -> None:
         self.mean_values, self.std_values, self.bgr = tuple(mean), tuple(std), bgr
+        self._constants: dict[Any, tuple[Array, ...]] = {}  # by library and dtype: a GPU is sent them once
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.bgr:
             x = x[..., ::-1]
-        mean, std = np.asarray(self.mean_values, x.dtype), np.asarray(self.std_values, x.dtype)
-        return ops.batch_norm_eval(x, np.ones_like(mean), np.zeros_like(mean), mean, std * std, eps=0.0)
+        xp = array_module(x.data)
+        if (xp, x.dtype) not in self._constants:
+            mean, std = (np.asarray(values, x.dtype) for values in (self.mean_values, self.std_values))
+            constants = np.ones_like(mean), np.zeros_like(mean), mean, std * std
+            self._constants[xp, x.dtype] = tuple(xp.asarray(c) for c in constants)
+        return ops.batch_norm_eval(x, *self._constants[xp, x.dtype], eps=0.0)
 
 
 class Sequential(Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import kernels
+from .backend import copied_to, kernels
 from .errors import InputError
 from .tensor import Tensor
 
@@ -28,30 +28,26 @@ class Optimiser:
         self.slots = {name: {s: np.zeros_like(t.data) for s in self.slot_names} for name, t in parameters.items()}
         self.steps = 0
 
-    def step(self, factor: float = 1.0, clip: float | None = None) -> float:
+    def step(self, factor: float = 1.0, clip: float | None = None) -> Any:
         """One update at learning_rate * factor; gradients are first scaled to a joint norm of at most `clip`.
 
-        Returns the gradient norm before clipping. Clears the gradients.
+        Returns the gradient norm before clipping (on a GPU an array of no dimensions, which nobody has waited for);
+        where that is not finite, no weight changes. Clears the gradients.
         """
-        norm = gradient_norm(self.parameters)
-        scale = min(1.0, clip / norm) if clip and norm > 0 else 1.0
+        moved = [(w, self.slots[name].values()) for name, w in self.parameters.items() if w.grad is not None]
         self.steps += 1
-
-        def part(weight: Array, gradient: Array, *slots: Array) -> None:
-            g = gradient * scale
-            if self.weight_decay:
-                g += self.weight_decay * weight
-            self.update(weight, g, *slots, rate=self.learning_rate * factor)
-
-        for name, weight in self.parameters.items():
-            if weight.grad is not None:
-                kernels(weight.data).in_blocks(part, weight.data, weight.grad, *self.slots[name].values())
-                weight.data = weight.data  # a new version
-                weight.grad = None
+        if not moved:
+            return 0.0
+        k = kernels(moved[0][0].data)
+        norm, scale = k.clip_by_norm([weight.grad for weight, _ in moved], clip)
+        for weight, slots in moved:
+            self.update(k, weight.data, weight.grad, *slots, scale=scale, rate=self.learning_rate * factor)
+            weight.data = weight.data  # a new version
+            weight.grad = None
         return norm
 
-    def update(self, weight: Array, g: Array, *slots: Array, rate: float) -> None:
-        """Change a part of a weight and of its slots in place; g may be written over. No temporary exceeds the part."""
+    def update(self, k: Any, weight: Array, g: Array, *slots: Array, scale: Any, rate: float) -> None:
+        """Change a weight and its slots in place, by a kernel of k that takes the step for g * scale."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
@@ -62,7 +58,7 @@ class Optimiser:
         self.steps = int(state["steps"])
         for name, own in self.slots.items():
             for s in own:
-                own[s] = state[f"{name}:{s}"].astype(own[s].dtype, copy=True)
+                own[s] = copied_to(own[s], state[f"{name}:{s}"])
 
 
 class SGD(Optimiser):
@@ -76,11 +72,8 @@ class SGD(Optimiser):
         super().__init__(parameters, learning_rate, **rest)
         self.momentum = momentum
 
-    def update(self, weight: Array, g: Array, *slots: Array, rate: float) -> None:
-        (v,) = slots
-        v *= self.momentum
-        v += g
-        weight -= rate * v
+    def update(self, k: Any, weight: Array, g: Array, *slots: Array, scale: Any, rate: float) -> None:
+        k.sgd_step(weight, g, *slots, scale, rate=rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 class Adam(Optimiser):
@@ -100,12 +93,11 @@ class Adam(Optimiser):
         super().__init__(parameters, learning_rate, **rest)
         self.betas, self.eps = betas, eps
 
-    def update(self, weight: Array, g: Array, *slots: Array, rate: float) -> None:
-        (b1, b2), (m, v) = self.betas, slots
-        m += (1 - b1) * (g - m)
-        v += (1 - b2) * (g * g - v)
-        m_hat, v_hat = m / (1 - b1**self.steps), v / (1 - b2**self.steps)
-        weight -= rate * m_hat / (np.sqrt(v_hat) + self.eps)
+    def update(self, k: Any, weight: Array, g: Array, *slots: Array, scale: Any, rate: float) -> None:
+        k.adam_step(
+            weight, g, *slots, scale, rate=rate, betas=self.betas, steps=self.steps, eps=self.eps,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip
 
 
 OPTIMISERS = {"sgd": SGD, "adam": Adam}
@@ -122,12 +114,6 @@ def build(
         if name == "sgd"
         else Adam(parameters, learning_rate, **rest)
     )
-
-
-def gradient_norm(parameters: dict[str, Tensor]) -> float:
-    """The L2 norm of all gradients together."""
-    flat = [t.grad.reshape(-1) for t in parameters.values() if t.grad is not None]
-    return math.sqrt(sum(float(g @ g) for g in flat))
 
 
 def schedule(kind: str, iteration: int, iterations: int, warmup: int = 0) -> float:

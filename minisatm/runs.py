@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import weights
+from .backend import numbers
 from .errors import InputError
 from .evaluate import validate
 from .parallel import alone, leads, on_all
@@ -202,6 +203,7 @@ class Monitor:
                 yield iteration, x, y
 
     def stop(self, iteration: int, losses: dict[str, Losses]) -> bool:
+        losses = numbers(losses)  # the one place in a step that waits for a GPU
         seconds = time.perf_counter() - self._began
         for name, terms in losses.items():
             for term, value in terms.items():

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import ops
 from .attacks import craft
+from .backend import array_module, number
 from .domain import DomainClassifier
 from .layers import seed_dropout
 from .models.network import Network
@@ -23,7 +24,7 @@ from .streams import stream
 from .tensor import Tensor
 
 Array = Any
-Losses = dict[str, float]
+Losses = dict[str, Any]  # numbers by name; on a GPU arrays of no dimensions
 
 
 @dataclass
@@ -81,7 +82,10 @@ def train(learners: Sequence[Learner], rules: Rules, monitor: Monitor) -> None:
 
 
 def step(learners: Sequence[Learner], x: Array, y: Array, rules: Rules, iteration: int) -> dict[str, Losses]:
-    """Lines 5 to 14 for one mini-batch: x (N, H, W, C) in [0, 1], y (N,). Returns each network's loss terms."""
+    """Lines 5 to 14 for one mini-batch: x (N, H, W, C) in [0, 1], y (N,). Returns each network's loss terms.
+
+    Where x and the networks are on a GPU, the terms are arrays there: backend.numbers(terms) waits for them.
+    """
 
     # 5, 6: every network crafts with the weights it has now; nothing is updated before all have crafted
     x_adv = dict(zip((k.name for k in learners), on_all(lambda k: examples(k, x, y, rules, iteration), learners)))
@@ -121,13 +125,12 @@ def learn_from(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules:
     seed_dropout(learner.network, stream(rules.seed, learner.name, "dropout", iteration))
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # whoever watches the loop says it in words
         total, terms = loss_terms(learner, x, y, x_adv, rules)
-        if np.isfinite(terms["loss"]):
-            total.backward()
-            factor = rules.schedule(iteration)
-            terms["learning_rate"] = learner.optimiser.learning_rate * factor
-            terms["gradient_norm"] = learner.optimiser.step(factor, rules.clip)  # 13, 14: w <- w + SGD(lr, Loss, w)
-            if learner.domain_optimiser is not None:
-                learner.domain_optimiser.step(factor, rules.clip)
+        total.backward(total.data * 0 + 1)  # 1, or NaN where the loss is not finite: then no weight moves
+        factor = rules.schedule(iteration)
+        terms["learning_rate"] = learner.optimiser.learning_rate * factor
+        terms["gradient_norm"] = learner.optimiser.step(factor, rules.clip)  # 13, 14: w <- w + SGD(lr, Loss, w)
+        if learner.domain_optimiser is not None:
+            learner.domain_optimiser.step(factor, rules.clip)
     return terms
 
 
@@ -137,20 +140,20 @@ def loss_terms(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules:
     if x_adv is None:
         logits, _ = learner.network(Tensor(x))
         clean = ops.softmax_cross_entropy(logits, Tensor(y))
-        return clean, {"loss": float(clean), "clean": float(clean), "rate": _rate(logits, y)}
+        return clean, {"loss": number(clean.data), "clean": number(clean.data), "rate": _rate(logits, y)}
 
     logits, features, logits_adv, features_adv = _both_halves(learner.network, x, x_adv, rules.bn_batches)
     clean = ops.softmax_cross_entropy(logits, Tensor(y))
     adversarial = ops.softmax_cross_entropy(logits_adv, Tensor(y))
     total = share * clean  # 7, 10: Network_loss(x, y_true)
     total = total + share * rules.r_adv * adversarial  # 8, 11: + r_adv * Network_loss(x_adv of the other, y_true)
-    terms = {"clean": float(clean), "adversarial": float(adversarial)}
+    terms = {"clean": number(clean.data), "adversarial": number(adversarial.data)}
     terms |= {"rate": _rate(logits, y), "adversarial_rate": _rate(logits_adv, y)}
     if learner.domain is not None and rules.r_da:
         domain = learner.domain.loss(features, features_adv)
         total = total + rules.r_da * domain  # 9, 12: + r_da * DA(f(x), f(x_adv of the other)), gradient reversed
-        terms["domain"] = float(domain)
-    return total, {"loss": float(total), **terms}
+        terms["domain"] = number(domain.data)
+    return total, {"loss": number(total.data), **terms}
 
 
 def _both_halves(network: Network, x: Array, x_adv: Array, bn_batches: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -162,5 +165,6 @@ def _both_halves(network: Network, x: Array, x_adv: Array, bn_batches: str) -> t
     return logits[:n], features[:n], logits[n:], features[n:]
 
 
-def _rate(logits: Tensor, y: Array) -> float:
-    return float((logits.data.argmax(axis=1) == y).mean())
+def _rate(logits: Tensor, y: Array) -> Any:
+    answers = logits.data.argmax(axis=1)
+    return number((answers == array_module(answers).asarray(y)).mean(dtype=logits.dtype))

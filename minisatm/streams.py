@@ -12,8 +12,6 @@ def stream(seed: int, *key: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key)])
 
 
-def random_signs(rng: np.random.Generator, shape: tuple[int, ...], dtype: type | np.dtype) -> np.ndarray:
-    """sign(N(0, I)) drawn as random bits: an array of -1 and +1."""
-    count = int(np.prod(shape))
-    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-count // 8)), np.uint8), count=count)
-    return (bits.astype(np.int8) * 2 - 1).astype(dtype).reshape(shape)
+def random_bits(rng: np.random.Generator, count: int) -> np.ndarray:
+    """sign(N(0, I)) as random bits, eight to a byte; 1 is plus, 0 is minus (numpy.unpackbits gives them in order)."""
+    return np.frombuffer(rng.bytes(-(-count // 8)), np.uint8)

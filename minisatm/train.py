@@ -65,7 +65,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "resume": dict(type=Path, metavar="DIR", help="go on with an interrupted run"),
         "config": dict(type=Path, metavar="FILE", help="settings from another run's config.json"),
         "seed": dict(type=int, help="of everything random"),
-        "backend": dict(help="where the arrays live"),
+        "backend": dict(help="where the arrays live: in main memory, or on a GPU"),
+        "tf32": dict(action="store_true", help="on a GPU, convolutions in TF32 (as PyTorch's default), else float32"),
     },
     "networks": {
         "networks": dict(
@@ -133,7 +134,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 def _default(name: str) -> str:
     """What a run with no arguments takes, for the help."""
     value = getattr(config.from_preset("toy", {}), name.replace("-", "_"), "")
-    if name == "preset" or value in ("", ()):
+    if name == "preset" or value in ("", (), False):
         return ""
     return f" [{','.join(value) if isinstance(value, tuple) else 'none' if value is None else value}]"
 
@@ -171,6 +172,13 @@ def settings_from(options: dict[str, Any]) -> config.Settings:
     return config.from_preset(preset, {k: v for k, v in changes.items() if k != "preset"})
 
 
+def resumed_settings(saved: dict[str, Any], where: dict[str, Any]) -> config.Settings:
+    """A run's settings, perhaps on another backend than it began on."""
+    if where.get("backend") == "numpy":
+        where = {"tf32": False, **where}
+    return config.Settings(**{**saved, **where}).check()
+
+
 def default_out(settings: config.Settings) -> Path:
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), settings.method, *settings.named_networks()])
     path, number = Path("runs") / name, 2
@@ -187,13 +195,15 @@ def main(argv: list[str] | None = None) -> int:
     out: Path | None = None
     try:
         if "resume" in options:
-            others = sorted(set(options) - {"resume"})
+            where = {k: options[k] for k in ("backend", "tf32") if k in options}
+            others = sorted(set(options) - {"resume", *where})
             if others:
                 raise InputError(
-                    f"--resume goes on with the run's own settings: leave out --{others[0].replace('_', '-')}."
+                    f"--resume goes on with the run's own settings (but --backend and --tf32): leave out "
+                    f"--{others[0].replace('_', '-')}."
                 )
             out = RunFolder.open(options["resume"]).path
-            report = experiment.run_on(out, config.Settings(**config.read(out / "config.json")).check())
+            report = experiment.run_on(out, resumed_settings(config.read(out / "config.json"), where))
         else:
             settings = settings_from(options)
             out = options.get("out") or default_out(settings)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backend import placed
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def write_atomically(path: str | Path, fill: Callable[[Any], None]) -> None:
 
 def write_arrays(group: Any, arrays: dict[str, Any]) -> None:
     for name, array in arrays.items():
-        group.create_dataset(name, data=array)
+        group.create_dataset(name, data=placed(array, "numpy"))
 
 
 def read_arrays(group: Any) -> dict[str, np.ndarray]:

@@ -139,12 +139,28 @@ def test_a_zero_gradient_divides_by_nothing():
 
 
 def test_gradient_norm():
-    w = weights()
-    assert optim.gradient_norm(w) == 0.0
+    optimiser = optim.SGD(weights(), 0.1)
+    assert optimiser.step() == 0.0
     for n, g in gradients(0).items():
-        w[n].grad = g
+        optimiser.parameters[n].grad = g
     flat = np.concatenate([g.ravel() for g in gradients(0).values()])
-    assert optim.gradient_norm(w) == pytest.approx(np.linalg.norm(flat), rel=1e-14)
+    assert optimiser.step() == pytest.approx(np.linalg.norm(flat), rel=1e-14)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMISERS)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e200])
+def test_a_gradient_that_is_not_finite_moves_nothing(name, wrong):
+    """1e200 is finite, its square is not."""
+    optimiser = optim.build(name, weights(), 0.1, weight_decay=0.01)
+    train(optimiser, [0])
+    before = {n: t.data.tobytes() for n, t in optimiser.parameters.items()}
+    slots = {n: [a.tobytes() for a in own.values()] for n, own in optimiser.slots.items()}
+    for n, g in gradients(1).items():
+        optimiser.parameters[n].grad = g
+    next(iter(optimiser.parameters.values())).grad.flat[0] = wrong
+    assert not np.isfinite(optimiser.step(clip=1.0))
+    assert {n: t.data.tobytes() for n, t in optimiser.parameters.items()} == before
+    assert {n: [a.tobytes() for a in own.values()] for n, own in optimiser.slots.items()} == slots
 
 
 # What a step touches

@@ -6,6 +6,7 @@ from threading import Lock
 
 import numpy as np
 
+from ..backend import placed
 from ..errors import InputError
 from ..streams import stream
 from .pixels import fit
@@ -20,14 +21,17 @@ class Batches:
     x is float32 (N, size, size, channels) in [0, 1], y int64 (N,). Batch number i is a function of (seed, i) alone, so
     a resumed run sees the same bits. `augment` mirrors (where the data allows it) and shifts by up to a twelfth of the
     side, reflecting at the border. Decoded images are kept until they fill `cache_bytes`; the others are decoded again.
+    backend "cupy": x is on the GPU, sent there as bytes while it works on the batch before; y is not.
     """
 
-    def __init__(self, dataset, indices, *, batch, size, seed=0, augment=False, cache_bytes=256 * 2**20):
+    def __init__(
+        self, dataset, indices, *, batch, size, seed=0, augment=False, cache_bytes=256 * 2**20, backend="numpy"
+    ):
         if batch < 1 or size < 1:
             raise InputError(f"batches of {batch} images of {size} pixels: give 1 or more of both")
         self.dataset, self.indices = dataset, np.asarray(indices, np.int64)
         self.batch, self.size, self.seed, self.augment = batch, size, seed, augment
-        self.cache_bytes, self.cached_bytes = cache_bytes, 0
+        self.cache_bytes, self.cached_bytes, self.backend = cache_bytes, 0, backend
         self._cache, self._lock = {}, Lock()
         self._epoch = (-1, self.indices)
 
@@ -44,6 +48,10 @@ class Batches:
 
         Raises InputError when there are fewer images than one batch.
         """
+        pixels, labels = self._bytes_at(iteration)
+        return self._scaled(pixels), labels
+
+    def _bytes_at(self, iteration):
         if self.steps_per_epoch == 0:
             raise InputError(
                 f"{len(self.indices)} training images do not fill a batch of {self.batch}: use a smaller batch or more "
@@ -54,7 +62,7 @@ class Batches:
         pixels = self._pixels(indices)
         if self.augment:
             pixels = self._augmented(pixels, stream(self.seed, "augment", iteration))
-        return _scaled(pixels), self.dataset.labels[indices]
+        return pixels, self.dataset.labels[indices]
 
     def stream(self, start, stop):
         """Yield (iteration, x, y) for `at(start)` to `at(stop - 1)`, prepared a few batches ahead by threads.
@@ -63,12 +71,12 @@ class Batches:
         """
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")
         try:
-            ahead = deque(pool.submit(self.at, i) for i in range(start, min(start + AHEAD, stop)))
+            ahead = deque(pool.submit(self._bytes_at, i) for i in range(start, min(start + AHEAD, stop)))
             for iteration in range(start, stop):
-                x, y = ahead.popleft().result()
+                pixels, y = ahead.popleft().result()
                 if iteration + AHEAD < stop:
-                    ahead.append(pool.submit(self.at, iteration + AHEAD))
-                yield iteration, x, y
+                    ahead.append(pool.submit(self._bytes_at, iteration + AHEAD))
+                yield iteration, self._scaled(pixels), y
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -83,7 +91,7 @@ class Batches:
             indices = np.sort(stream(self.seed, "subset").choice(indices, limit, replace=False))
         for start in range(0, len(indices), self.batch):
             chosen = indices[start : start + self.batch]
-            yield _scaled(self._pixels(chosen)), self.dataset.labels[chosen]
+            yield self._scaled(self._pixels(chosen)), self.dataset.labels[chosen]
 
     def _shuffled(self, epoch):
         known, order = self._epoch
@@ -122,6 +130,5 @@ class Batches:
             copy[:] = image[rows].take(columns, axis=1)
         return out
 
-
-def _scaled(pixels):
-    return np.divide(pixels, np.float32(255))
+    def _scaled(self, pixels):
+        return placed(pixels, self.backend).astype(np.float32) / 255

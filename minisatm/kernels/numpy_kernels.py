@@ -1,12 +1,14 @@
-"""The kernels on NumPy arrays, channels last: convolution, dense layers, pooling, batch norm, relu, cross-entropy.
+"""The kernels on NumPy arrays, channels last: layers, batch norm, loss, the steps of attacks and optimisers.
 
-No tape here: arrays and settings in, arrays out; inputs are only read. Each forward kernel has a twin of plain loops in
-naive.py, and each gradient is held against its forward as the adjoint. This is the list of what a backend must have;
-the convolutions themselves are in im2col.py and winograd.py, the pools in pooling.py.
+No tape here: arrays and settings in, arrays out; inputs are only read (but by an optimiser's step). Each forward kernel
+has a twin of plain loops in naive.py, and each gradient is held against its forward as the adjoint. This is the list of
+what a backend must have; cupy_kernels.py has the same for CuPy arrays. The convolutions themselves are in im2col.py and
+winograd.py, the pools in pooling.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +20,10 @@ from .blocks import Array, Pads, Pair, as_rows, on_rows, output_size, slices, ti
 from .pooling import avg_pool, avg_pool_gx, max_pool, max_pool_gx
 
 __all__ = [
-    "add", "add_relu", "avg_pool", "avg_pool_gx", "batch_norm_train", "batch_norm_train_gx", "channel_sums", "conv2d",
-    "conv2d_gw", "conv2d_gx", "in_blocks", "linear", "linear_gw", "linear_gx", "max_pool", "max_pool_gx",
-    "output_size", "per_channel", "relu", "relu_gx", "scale_shift", "softmax_cross_entropy",
+    "adam_step", "add", "add_relu", "avg_pool", "avg_pool_gx", "batch_norm_train", "batch_norm_train_gx",
+    "channel_sums", "clip_by_norm", "conv2d", "conv2d_gw", "conv2d_gx", "dropout", "linear", "linear_gw", "linear_gx",
+    "max_pool", "max_pool_gx", "random_step", "relu", "relu_gx", "running_average", "scale_shift", "sgd_step",
+    "sign_step", "softmax_cross_entropy",
 ]  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def linear_gw(x: Array, g: Array) -> Array:
 # --- element-wise ------------------------------------------------------------------------------------------------
 
 
-def in_blocks(work: Callable[..., Any], *arrays: Array) -> None:
+def _in_blocks(work: Callable[..., Any], *arrays: Array) -> None:
     """work(*parts) for matching parts of arrays of one shape, which it fills or changes in place."""
     if arrays[0].nbytes <= blocks.SMALL or not all(a.flags.c_contiguous for a in arrays):
         work(*arrays)
@@ -103,14 +106,14 @@ def in_blocks(work: Callable[..., Any], *arrays: Array) -> None:
 def add(a: Array, b: Array) -> Array:
     """a + b, of two arrays of one shape."""
     out = np.empty(a.shape, a.dtype)
-    in_blocks(lambda a, b, out: np.add(a, b, out=out), a, b, out)
+    _in_blocks(lambda a, b, out: np.add(a, b, out=out), a, b, out)
     return out
 
 
 def relu(x: Array) -> Array:
     """max(x, 0)."""
     out = np.empty(x.shape, x.dtype)
-    in_blocks(lambda x, out: np.maximum(x, zeros(x.size, x.dtype).reshape(x.shape), out=out), x, out)
+    _in_blocks(lambda x, out: np.maximum(x, zeros(x.size, x.dtype).reshape(x.shape), out=out), x, out)
     return out
 
 
@@ -122,36 +125,35 @@ def add_relu(a: Array, b: Array) -> Array:
         np.add(a, b, out=out)
         np.maximum(out, zeros(out.size, out.dtype).reshape(out.shape), out=out)
 
-    in_blocks(part, a, b, out)
+    _in_blocks(part, a, b, out)
     return out
 
 
 def relu_gx(g: Array, out: Array) -> Array:
     """Gradient of relu: g where the output is above zero."""
     gx = np.empty(g.shape, g.dtype)
-    in_blocks(lambda g, out, gx: np.multiply(g, out > 0, out=gx), g, out, gx)
+    _in_blocks(lambda g, out, gx: np.multiply(g, out > 0, out=gx), g, out, gx)
     return gx
 
 
-def per_channel(ufunc: Any, x: Array, vector: Array) -> Array:
-    """ufunc(x, vector) with the vector along the last axis: (..., C), (C,) -> (..., C)."""
+def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
+    """x * scale + shift per channel: (..., C), (C,), (C,) -> (..., C); None: no shift."""
     out = np.empty(x.shape, x.dtype)
-    rows, long, made = as_rows(x), tiled(x, vector), as_rows(out)
-    on_rows(lambda r: ufunc(rows[r], long, out=made[r]), rows)
-    return out
-
-
-def scale_shift(x: Array, scale: Array, shift: Array) -> Array:
-    """x * scale + shift per channel: (..., C), (C,), (C,) -> (..., C)."""
-    out = np.empty(x.shape, x.dtype)
-    rows, made, factor, term = as_rows(x), as_rows(out), tiled(x, scale), tiled(x, shift)
+    rows, made, factor = as_rows(x), as_rows(out), tiled(x, scale)
+    term = None if shift is None else tiled(x, shift)
 
     def part(r: slice) -> None:
         np.multiply(rows[r], factor, out=made[r])
-        np.add(made[r], term, out=made[r])
+        if term is not None:
+            np.add(made[r], term, out=made[r])
 
     on_rows(part, rows)
     return out
+
+
+def dropout(x: Array, keep: Array, scale: float) -> Array:
+    """x * scale where `keep` is true, else 0."""
+    return x * keep * scale
 
 
 @with_one_blas_thread
@@ -183,8 +185,8 @@ def _total(sums: Sequence[Array], x: Array) -> Array:
 @with_one_blas_thread
 def batch_norm_train(
     x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Normalise each channel by its own mean and variance: (out, centred x, 1/std, mean, variance).
+) -> tuple[Array, tuple[Array, ...], Array, Array]:
+    """Normalise each channel by its own mean and variance: (out, what the gradient needs, mean, variance).
 
     The variance is the mean square of the centred values (two passes): right for means far larger than the spread.
     relu: max(out, 0).
@@ -209,19 +211,19 @@ def batch_norm_train(
             np.maximum(made[r], zero, out=made[r])
 
     on_rows(normalise, rows)
-    return out, centred, inverse, mean, variance
+    return out, (centred, inverse), mean, variance
 
 
 @with_one_blas_thread
 def batch_norm_train_gx(
-    g: Array, centred: Array, inverse: Array, gamma: Array, out: Array | None = None
+    g: Array, saved: tuple[Array, ...], gamma: Array, out: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """Gradients of batch_norm_train to x, gamma and beta; `out`: the output, where it was cut by relu.
 
     gx = gamma/std * (g - mean(g) - centred * mean(g * centred) / std^2): the second term is the mean's path, the third
     the variance's.
     """
-    n, gx = g.size // g.shape[-1], np.empty(g.shape, g.dtype)
+    (centred, inverse), n, gx = saved, g.size // g.shape[-1], np.empty(g.shape, g.dtype)
     grown, middle, made = as_rows(g), as_rows(centred), as_rows(gx)
     on = None if out is None else as_rows(out)
 
@@ -245,16 +247,90 @@ def batch_norm_train_gx(
     return gx, gx_sum * inverse, g_sum
 
 
-# --- loss ---------------------------------------------------------------------------------------------------------
+def running_average(running: Array, batch: Array, share: float, factor: float = 1.0) -> Array:
+    """running + share * (factor * batch - running), a new array."""
+    return running + share * (batch * factor - running)
+
+
+# --- loss and attack ----------------------------------------------------------------------------------------------
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """-sum_c labels_c log softmax(logits)_c per row, and softmax(logits): (N, C), (N, C) -> (N,), (N, C).
+    """-sum_c labels_c log softmax(logits)_c per row, and its gradient: (N, C), (N, C) -> (N,), (N, C).
 
-    The row's maximum is taken off first, so logits of 1e4 neither overflow nor lose the loss.
+    The row's maximum is taken off first, so logits of 1e4 neither overflow nor lose the loss. The gradient to the
+    logits is softmax(logits) * sum_c labels_c - labels.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     total = exponentials.sum(axis=1, keepdims=True)
     loss = (labels * (np.log(total) - shifted)).sum(axis=1)
-    return loss, exponentials / total
+    return loss, exponentials / total * labels.sum(axis=1, keepdims=True) - labels
+
+
+def sign_step(x: Array, g: Array, step: float) -> Array:
+    """clip(x + step * sign(g)) to [0, 1]; x is in it, a GPU gives NaN elsewhere."""
+    out = np.empty(x.shape, x.dtype)
+
+    def part(x: Array, g: Array, out: Array) -> None:
+        np.multiply(np.sign(g), step, out=out)
+        np.add(x, out, out=out)
+        np.clip(out, 0, 1, out=out)
+
+    _in_blocks(part, x, g, out)
+    return out
+
+
+def random_step(x: Array, bits: Array, alpha: float) -> Array:
+    """clip(x + alpha * sign(N(0, I))) to [0, 1]: the signs are bits, eight to a byte (streams.random_bits)."""
+    signs = np.unpackbits(bits, count=x.size).astype(np.int8) * 2 - 1
+    return sign_step(x, signs.astype(x.dtype).reshape(x.shape), alpha)
+
+
+# --- optimisers: a step in place, in blocks; no temporary exceeds a block -------------------------------------------
+
+
+def clip_by_norm(gradients: Sequence[Array], clip: float | None) -> tuple[float, float]:
+    """The L2 norm of all gradients together, and the factor that makes it `clip` at most; NaN if it is not finite."""
+    norm = math.sqrt(sum(float(g @ g) for g in (g.reshape(-1) for g in gradients)))
+    if not math.isfinite(norm):
+        return norm, math.nan
+    return norm, clip / norm if clip and norm > clip else 1.0
+
+
+def sgd_step(w: Array, g: Array, v: Array, scale: float, *, rate: float, momentum: float, weight_decay: float) -> None:
+    """v = momentum * v + g;  w = w - rate * v, for g * scale + weight_decay * w; nothing where scale is NaN."""
+
+    def part(w: Array, g: Array, v: Array) -> None:
+        own = _decayed(w, g, scale, weight_decay)
+        v *= momentum
+        v += own
+        w -= rate * v
+
+    if not math.isnan(scale):
+        _in_blocks(part, w, g, v)
+
+
+def adam_step(
+    w: Array, g: Array, m: Array, v: Array, scale: float, *, rate: float, betas: tuple[float, float], steps: int,
+    eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    """Kingma and Ba 2015, Algorithm 1, step number `steps`, for g * scale + weight_decay * w; nothing at scale NaN."""
+    b1, b2 = betas
+
+    def part(w: Array, g: Array, m: Array, v: Array) -> None:
+        own = _decayed(w, g, scale, weight_decay)
+        m += (1 - b1) * (own - m)
+        v += (1 - b2) * (own * own - v)
+        m_hat, v_hat = m / (1 - b1**steps), v / (1 - b2**steps)
+        w -= rate * m_hat / (np.sqrt(v_hat) + eps)
+
+    if not math.isnan(scale):
+        _in_blocks(part, w, g, m, v)
+
+
+def _decayed(w: Array, g: Array, scale: float, weight_decay: float) -> Array:
+    own = g * scale
+    if weight_decay:
+        own += weight_decay * w
+    return own

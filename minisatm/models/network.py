@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backend import on_gpu
 from ..errors import InputError
 from ..layers import Module, Normalize
 from ..tensor import Tensor
@@ -46,6 +47,12 @@ class Network(Module):
                 f"{self.definition['name']} was built for images of {size}x{size}x{channels}, got an array of shape "
                 f"{x.shape}; build it with size={x.shape[1] if x.ndim == 4 else '...'} or resize the images."
             )
+        if on_gpu(x.data) != on_gpu(getattr(self, self.top).weight.data):
+            here, there = ("cupy", "numpy") if on_gpu(x.data) else ("numpy", "cupy")
+            raise InputError(
+                f"the images are a {here} array and the weights of {self.definition['name']} are {there}'s: move one "
+                f'of them (network.to("{here}"), or backend.placed(images, "{there}")).'
+            )
         features = self.features(x)
         return self.logits(features), features
 
@@ -59,13 +66,6 @@ class Network(Module):
 
     def count_parameters(self) -> int:
         return sum(t.data.size for t in self.parameters().values())
-
-    def to(self, backend_name: str) -> Network:
-        """Move weights and buffers to "numpy" or "cupy"; an InputError says why where CuPy cannot be used."""
-        from .. import backend
-
-        backend.check(backend_name)
-        return self
 
     def save(self, path: str) -> None:
         """Write weights, buffers and definition to an .h5 file."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import array_module, kernels
+from ..backend import array_module, kernels, on_gpu
 from ..errors import InputError
 from ..tape import Array, Recorded
 from ..tensor import op
@@ -40,24 +40,28 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mea
     targets = one_hot(labels, logits) if labels.ndim == 1 else labels.astype(logits.dtype, copy=False)
     if logits.ndim != 2 or targets.shape != logits.shape:
         raise ValueError(f"logits (N, C) and labels (N,) or (N, C) do not fit: {logits.shape} and {labels.shape}.")
-    loss, probabilities = kernels(logits).softmax_cross_entropy(logits, targets)
-    out, vjp = _reduce(loss, probabilities * targets.sum(axis=1, keepdims=True) - targets, reduction)
+    loss, gradient = kernels(logits).softmax_cross_entropy(logits, targets)
+    out, vjp = _reduce(loss, gradient, reduction)
     return out, (vjp, None)
 
 
 def one_hot(labels: Any, logits: Any) -> Any:
-    """(N,) class indices -> (N, C) rows with a one, in the dtype of the logits; a label outside 0..C-1 is an error."""
-    N, C = logits.shape
+    """(N,) class indices -> (N, C) rows with a one, in the dtype of the logits; a label outside 0..C-1 is an error.
+
+    Labels on a GPU cannot be looked at without waiting for it: there the row of such a label, and so the loss, is NaN.
+    """
+    (N, C), xp = logits.shape, array_module(logits)
     if labels.dtype.kind not in "iu" or labels.shape != (N,):
         raise InputError(f"class labels must be {N} integers, got {labels.dtype} {labels.shape}.")
+    if on_gpu(labels):
+        known = (labels >= 0) & (labels < C)
+        return xp.where(known[:, None], labels[:, None] == xp.arange(C), np.nan).astype(logits.dtype)
     if N and not 0 <= int(labels.min()) <= int(labels.max()) < C:
         raise InputError(
             f"label {int(labels.max() if labels.max() >= C else labels.min())} is out of range: the network has {C} "
             f"classes, so labels must lie in 0..{C - 1}."
         )
-    rows = array_module(logits).zeros((N, C), logits.dtype)
-    rows[np.arange(N), labels] = 1
-    return rows
+    return xp.asarray(np.eye(C, dtype=logits.dtype)[labels])
 
 
 @op

@@ -19,10 +19,10 @@ def batch_norm_train(x: Array, gamma: Array, beta: Array, *, eps: float, relu: b
     max(out, 0) in the same pass. Ioffe and Szegedy 2015, Algorithm 1.
     """
     k = kernels(x)
-    out, centred, inverse, mean, variance = k.batch_norm_train(x, gamma, beta, eps=eps, relu=relu)
+    out, saved, mean, variance = k.batch_norm_train(x, gamma, beta, eps=eps, relu=relu)
 
     def vjp(g: Array, wanted: tuple[bool, ...]) -> tuple[Array, ...]:
-        return k.batch_norm_train_gx(g, centred, inverse, gamma, out if relu else None)
+        return k.batch_norm_train_gx(g, saved, gamma, out if relu else None)
 
     return out, vjp, (mean, variance)
 
@@ -35,7 +35,7 @@ def batch_norm_eval(x: Array, gamma: Array, beta: Array, mean: Array, var: Array
     scale = gamma * inverse
     out = k.scale_shift(x, scale, beta - mean * scale)
     return out, (
-        lambda g: k.per_channel(np.multiply, g, scale),
+        lambda g: k.scale_shift(g, scale, None),
         lambda g: (k.channel_sums(g, x) - mean * k.channel_sums(g)) * inverse,
         lambda g: k.channel_sums(g),
         None,
@@ -50,5 +50,5 @@ def dropout(x: Array, *, rate: float, rng: Any = None, mask: Array = None) -> Re
         raise ValueError(f"dropout rate {rate}: it must lie in [0, 1).")
     if mask is None:
         mask = array_module(x).asarray(rng.random(x.shape, dtype=np.float32) >= rate)
-    scale = 1 / (1 - rate)
-    return x * mask * scale, (lambda g: g * mask * scale,)
+    k, scale = kernels(x), 1 / (1 - rate)
+    return k.dropout(x, mask, scale), (lambda g: k.dropout(g, mask, scale),)

@@ -1,0 +1,64 @@
+"""The .cu files as text: which kernels they declare, with which parameters, and what a compiler is given."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+OPTIONS = ("--std=c++17",)
+NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}  # what T can be
+
+KERNEL = re.compile(r"template <typename T>\s+__global__ void(?: \w+\(\w+\))?\s+(\w+)\((.*?)\) *\{", re.S)
+MACRO = re.compile(r"^#define (\w+) (int .*)$", re.M)  # parameters that several kernels have in common
+
+
+class Parameter(NamedTuple):
+    """One parameter of a kernel: `type` is "T", "int" or "unsigned char"; a pointer is an array."""
+
+    name: str
+    type: str
+    pointer: bool
+
+
+class Kernel(NamedTuple):
+    name: str
+    file: str
+    parameters: tuple[Parameter, ...]
+
+
+def source(file: str, changed: dict[str, str] | None = None) -> str:
+    """The text of a .cu file, with the files that it includes; `changed`: other texts for some of these, by name."""
+
+    def text(name: str) -> str:
+        return changed[name] if changed and name in changed else (FOLDER / name).read_text()
+
+    return re.sub(r'#include "(\w+\.cuh)"\n', lambda m: text(m[1]), text(file))
+
+
+@cache
+def catalogue() -> dict[str, Kernel]:
+    """Every kernel by name, as the .cu files declare them."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.cu")):
+        text = path.read_text()
+        for macro, parameters in MACRO.findall(text):
+            text = re.sub(rf"(?<!#define )\b{macro}\b", parameters, text)
+        for name, parameters in KERNEL.findall(text):
+            found[name] = Kernel(name, path.name, tuple(_parameter(p) for p in parameters.split(",")))
+    return found
+
+
+def _parameter(text: str) -> Parameter:
+    """ "const T* __restrict__ x" -> Parameter("x", "T", True)."""
+    *words, name = text.replace("const ", "").replace("__restrict__", "").replace("*", " * ").split()
+    return Parameter(name, " ".join(words).replace(" *", ""), "*" in words)
+
+
+def instances(file: str, dtype: Any) -> list[str]:
+    """The names under which a file's kernels are compiled for this dtype."""
+    return [f"{k.name}<{NAMES[dtype]}>" for k in catalogue().values() if k.file == file]

@@ -1,0 +1,364 @@
+"""The kernels on CuPy arrays: the same names and signatures as numpy_kernels.py, which says what each computes.
+
+The work is in the .cu files beside this one; here are the shapes of the launches and the choice between our own
+products and cuBLAS. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cupy
+import numpy as np
+
+from .blocks import Pads, Pair, output_size
+from .launch import each, launch
+
+Array = Any  # cupy.ndarray
+Shape = tuple[int, ...]
+
+cublas = True  # False: no product but our own, which can be read
+tf32 = False  # convolutions through cuBLAS round their factors to TF32, as PyTorch's do by default
+
+COLUMN_BYTES = 2**26  # of columns at a time
+WORTH_COLUMNS = 32  # filters
+SIDE, TILE = 64, (256,)  # of a block in tile.cuh: outputs along a side, and threads
+LANES, SQUARE = 32, (32, 32)  # of columns.cuh: channels, and threads
+CHUNK_ROWS, CHUNKS = 512, 256  # of channel sums: rows that a block takes at least, and blocks at most
+PIXELS = 4096  # that a block of conv2d_gw sums at least
+
+
+def _empty(shape: Shape, like: Array) -> Array:
+    return cupy.empty(shape, like.dtype)
+
+
+def _whole(*arrays: Array | None) -> list[Any]:
+    """Contiguous, as the kernels want them; a copy only of views that are not."""
+    return [a if a is None else cupy.ascontiguousarray(a) for a in arrays]
+
+
+# --- convolution --------------------------------------------------------------------------------------------------
+
+
+def by_columns(filters: int) -> bool:
+    """Are columns and cuBLAS faster than the implicit product? They are from 32 filters on.
+
+    Each number of a column is written and read once more (8 bytes), and takes part in 2 * filters operations, which
+    cuBLAS does at two to three times the pace of our tiles. At 4 TB/s and a gain of 0.03 ps an operation (20 against
+    50 TFLOP/s) that pays from about 30 filters on. These are a data sheet's figures; tests/benchmarks/gpu.py measures
+    both ways for each layer.
+    """
+    return cublas and filters >= WORTH_COLUMNS
+
+
+def _product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a @ b by cuBLAS, for a convolution: in TF32 if asked."""
+    if not tf32:
+        return cupy.matmul(a, b, out=out)
+    from cupy._core import _routines_linalg as linalg
+
+    before = linalg.get_compute_type(a.dtype)
+    linalg.set_compute_type(a.dtype, linalg.COMPUTE_TYPE_TF32 if a.dtype == np.float32 else before)
+    try:
+        return cupy.matmul(a, b, out=out)
+    finally:
+        linalg.set_compute_type(a.dtype, before)
+
+
+def _is_dense(kernel: Pair, pads: Pads) -> bool:
+    """A 1x1 kernel: the image is its own columns."""
+    return cublas and tuple(kernel) == (1, 1) and not any(map(sum, pads))
+
+
+def _images(x: Array, P: int, Q: int, K: int) -> list[slice]:
+    """Cut the batch so that the columns of each part fit COLUMN_BYTES; one image at least."""
+    step = max(1, COLUMN_BYTES // (P * Q * K * x.dtype.itemsize))
+    return [slice(n, min(n + step, len(x))) for n in range(0, len(x), step)]
+
+
+def _columns(x: Array, kernel: Pair, stride: Pair, pads: Pads, P: int, Q: int) -> Array:
+    N, H, W, C = x.shape
+    columns = _empty((N * P * Q, kernel[0] * kernel[1] * C), x)
+    threads = N * P * Q * C
+    each("im2col", threads, x, columns, H, W, C, P, Q, *kernel, *stride, pads[0][0], pads[1][0], threads)
+    return columns
+
+
+def conv2d(
+    x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads, relu: bool = False, exact: bool = False
+) -> Array:
+    x, w, b = _whole(x, w, b)
+    (N, H, W, C), (kh, kw, _, F) = x.shape, w.shape
+    P, Q = (output_size(n, k, s, p) for n, k, s, p in zip((H, W), (kh, kw), stride, pads))
+    out = _empty((N, P, Q, F), x)
+    dense = _is_dense((kh, kw), pads)
+    if not dense and not by_columns(F):
+        shape = (H, W, C, P, Q, F, kh, kw, *stride, pads[0][0], pads[1][0])
+        launch("conv2d", _tiles(N * P * Q, F), TILE, x, w, b, out, N, *shape, int(relu))
+        return out
+    flat = w.reshape(-1, F)
+    if dense:
+        (x,) = _whole(x[:, :: stride[0], :: stride[1]])
+        _product(x.reshape(-1, C), flat, out.reshape(-1, F))  # (N*P*Q, C) @ (C, F) -> (N*P*Q, F)
+    else:
+        for part in _images(x, P, Q, len(flat)):
+            columns = _columns(x[part], (kh, kw), stride, pads, P, Q)
+            _product(columns, flat, out[part].reshape(-1, F))  # (n*P*Q, kh*kw*C) @ (kh*kw*C, F)
+    if b is not None or relu:
+        each("bias_relu", out.size, out, b, F, int(relu), out.size)
+    return out
+
+
+def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
+    g, w = _whole(g, w)
+    (N, P, Q, F), (kh, kw, C, _), (H, W) = g.shape, w.shape, size
+    flat = w.reshape(-1, F).T
+    if _is_dense((kh, kw), pads):
+        gx = _product(g.reshape(-1, F), flat).reshape(N, P, Q, C)  # (N*P*Q, F) @ (F, C)
+        if tuple(stride) == (1, 1):
+            return gx
+        spread = cupy.zeros((N, H, W, C), g.dtype)
+        spread[:, :: stride[0], :: stride[1]] = gx
+        return spread
+    gx = _empty((N, H, W, C), g)
+    if not by_columns(F):
+        shape = (H, W, C, P, Q, F, kh, kw, *stride, pads[0][0], pads[1][0])
+        launch("conv2d_gx", _tiles(N * H * W, C), TILE, g, w, gx, N, *shape)
+        return gx
+    for part in _images(g, P, Q, kh * kw * C):
+        columns, here = _product(g[part].reshape(-1, F), flat), gx[part]  # (n*P*Q, F) @ (F, kh*kw*C)
+        each("col2im", here.size, columns, here, H, W, C, P, Q, kh, kw, *stride, pads[0][0], pads[1][0], here.size)
+    return gx
+
+
+def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
+    x, g = _whole(x, g)
+    (N, H, W, C), (_, P, Q, F), (kh, kw) = x.shape, g.shape, kernel
+    if _is_dense(kernel, pads):
+        (x,) = _whole(x[:, :: stride[0], :: stride[1]])
+        return _product(x.reshape(-1, C).T, g.reshape(-1, F)).reshape(1, 1, C, F)  # (C, N*P*Q) @ (N*P*Q, F)
+    if by_columns(F):
+        gw: Any = None
+        for part in _images(x, P, Q, kh * kw * C):
+            columns = _columns(x[part], kernel, stride, pads, P, Q)
+            product = _product(columns.T, g[part].reshape(-1, F))  # (kh*kw*C, n*P*Q) @ (n*P*Q, F)
+            gw = product if gw is None else cupy.add(gw, product, out=gw)
+        return gw.reshape(kh, kw, C, F)
+    tiles, pixels = _tiles(kh * kw * C, F), N * P * Q
+    blocks = max(1, min(-(-pixels // PIXELS), 1024 // (tiles[0] * tiles[1])))
+    chunk = -(-pixels // blocks)
+    parts = _empty((blocks, kh, kw, C, F), x)
+    shape = (H, W, C, P, Q, F, kh, kw, *stride, pads[0][0], pads[1][0])
+    launch("conv2d_gw", (*tiles, blocks), TILE, x, g, parts, N, *shape, chunk)
+    return parts[0] if blocks == 1 else parts.sum(axis=0)
+
+
+def _tiles(M: int, N: int) -> tuple[int, int]:
+    """The grid of tile.cuh for a product of shape (M, N)."""
+    return -(-M // SIDE), -(-N // SIDE)
+
+
+# --- dense layers ---------------------------------------------------------------------------------------------------
+
+
+def linear(x: Array, w: Array, b: Array | None) -> Array:
+    x, w, b = _whole(x, w, b)
+    (N, D), F = x.shape, w.shape[1]
+    out = _empty((N, F), x)
+    if not cublas:
+        launch("linear", _tiles(N, F), TILE, x, w, b, out, N, D, F)
+        return out
+    cupy.matmul(x, w, out=out)  # (N, D) @ (D, F)
+    if b is not None:
+        each("bias_relu", out.size, out, b, F, 0, out.size)
+    return out
+
+
+def linear_gx(g: Array, w: Array) -> Array:
+    g, w = _whole(g, w)
+    if cublas:
+        return cupy.matmul(g, w.T)  # (N, F) @ (F, D)
+    (N, F), D = g.shape, len(w)
+    gx = _empty((N, D), g)
+    launch("linear_gx", _tiles(N, D), TILE, g, w, gx, N, D, F)
+    return gx
+
+
+def linear_gw(x: Array, g: Array) -> Array:
+    x, g = _whole(x, g)
+    if cublas:
+        return cupy.matmul(x.T, g)  # (D, N) @ (N, F)
+    (N, D), F = x.shape, g.shape[1]
+    gw = _empty((D, F), x)
+    launch("linear_gw", _tiles(D, F), TILE, x, g, gw, N, D, F)
+    return gw
+
+
+# --- element-wise ---------------------------------------------------------------------------------------------------
+
+
+def _mapped(name: str, arrays: Sequence[Any], *settings: Any) -> Array:
+    """A new array like the first of these, one thread an element: the kernel takes arrays, out, settings, n."""
+    out = _empty(arrays[0].shape, arrays[0])
+    each(name, out.size, *_whole(*arrays), out, *settings, out.size)
+    return out
+
+
+def add(a: Array, b: Array) -> Array:
+    return a + b
+
+
+def relu(x: Array) -> Array:
+    return _mapped("relu", [x])
+
+
+def add_relu(a: Array, b: Array) -> Array:
+    return _mapped("add_relu", [a, b])
+
+
+def relu_gx(g: Array, out: Array) -> Array:
+    return _mapped("relu_gx", [g, out])
+
+
+def dropout(x: Array, keep: Array, scale: float) -> Array:
+    return _mapped("dropout", [x, keep.astype(bool, copy=False).view(np.uint8)], scale)
+
+
+def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
+    return _mapped("scale_shift", [x, scale, shift], x.shape[-1])
+
+
+def sign_step(x: Array, g: Array, step: float) -> Array:
+    return _mapped("sign_step", [x, g], step)
+
+
+def random_step(x: Array, bits: np.ndarray[Any, Any], alpha: float) -> Array:
+    return _mapped("random_step", [x, cupy.asarray(bits)], alpha)
+
+
+def running_average(running: Array, batch: Array, share: float, factor: float = 1.0) -> Array:
+    return _mapped("running_average", [running, batch], share, factor)
+
+
+# --- channels: a block takes 32 of them and a chunk of rows ---------------------------------------------------------
+
+
+def _chunks(x: Array) -> tuple[int, int, int, tuple[int, int], tuple[int]]:
+    """Rows, rows in a chunk, chunks, and the grids of the first and of the second launch."""
+    rows, C = x.size // x.shape[-1], x.shape[-1]
+    chunk = max(CHUNK_ROWS, -(-rows // CHUNKS))
+    chunks, groups = -(-rows // chunk), -(-C // LANES)
+    return rows, chunk, chunks, (groups, chunks), (groups,)
+
+
+def channel_sums(x: Array, y: Array | None = None) -> Array:
+    x, y = _whole(x, y)
+    C, (rows, chunk, chunks, first, second) = x.shape[-1], _chunks(x)
+    parts, sums = _empty((chunks, C), x), _empty((C,), x)
+    launch("channel_sums_part", first, SQUARE, x, y, parts, rows, C, chunk)
+    launch("channel_sums_total", second, SQUARE, parts, sums, C, chunks)
+    return sums
+
+
+def batch_norm_train(
+    x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False
+) -> tuple[Array, tuple[Array, ...], Array, Array]:
+    x, gamma, beta = _whole(x, gamma, beta)
+    C, (rows, chunk, chunks, first, second) = x.shape[-1], _chunks(x)
+    means, m2s = _empty((2, chunks, C), x)
+    mean, variance, inverse = _empty((3, C), x)
+    out = _empty(x.shape, x)
+    launch("batch_norm_moments", first, SQUARE, x, means, m2s, rows, C, chunk)
+    launch("batch_norm_statistics", second, SQUARE, means, m2s, mean, variance, inverse, rows, C, chunk, chunks, eps)
+    each("batch_norm_train", x.size, x, mean, inverse, gamma, beta, out, C, int(relu), x.size)
+    return out, (x, mean, inverse), mean, variance
+
+
+def batch_norm_train_gx(
+    g: Array, saved: tuple[Array, ...], gamma: Array, out: Array | None = None
+) -> tuple[Array, Array, Array]:
+    (g, gamma, out), (x, mean, inverse) = _whole(g, gamma, out), saved
+    C, (rows, chunk, chunks, first, second) = x.shape[-1], _chunks(x)
+    g_sums, gx_sums = _empty((2, chunks, C), x)
+    ggamma, gbeta = _empty((2, C), x)
+    gx = _empty(x.shape, x)
+    launch("batch_norm_sums", first, SQUARE, g, x, mean, out, g_sums, gx_sums, rows, C, chunk)
+    launch("batch_norm_gradients", second, SQUARE, g_sums, gx_sums, inverse, ggamma, gbeta, C, chunks)
+    each("batch_norm_train_gx", x.size, g, x, mean, inverse, gamma, ggamma, gbeta, out, gx, 1 / rows, C, x.size)
+    return gx, ggamma, gbeta
+
+
+# --- pooling --------------------------------------------------------------------------------------------------------
+
+
+def _pool(x: Array, kernel: Pair, stride: Pair, pads: Pads, ceil: bool = False) -> tuple[Shape, tuple[int, ...]]:
+    """The shape of the output, and the kernels' arguments H, W, C, P, Q, kh, kw, sh, sw, top, left."""
+    N, H, W, C = x.shape
+    P, Q = (output_size(n, k, s, p, ceil) for n, k, s, p in zip((H, W), kernel, stride, pads))
+    return (N, P, Q, C), (H, W, C, P, Q, *kernel, *stride, pads[0][0], pads[1][0])
+
+
+def _pool_gx(g: Array, size: Pair, kernel: Pair, stride: Pair, pads: Pads) -> tuple[Array, tuple[int, ...]]:
+    N, P, Q, C = g.shape
+    return _empty((N, *size, C), g), (*size, C, P, Q, *kernel, *stride, pads[0][0], pads[1][0])
+
+
+def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> tuple[Array, Array]:
+    shape, where = _pool(x, kernel, stride, pads, ceil)
+    best, place = _empty(shape, x), cupy.empty(shape, np.uint8)
+    each("max_pool", best.size, *_whole(x), best, place, *where, best.size)
+    return best, place
+
+
+def max_pool_gx(g: Array, place: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads) -> Array:
+    gx, where = _pool_gx(g, size, kernel, stride, pads)
+    each("max_pool_gx", gx.size, *_whole(g), place, gx, *where, gx.size)
+    return gx
+
+
+def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
+    shape, where = _pool(x, kernel, stride, pads)
+    out = _empty(shape, x)
+    each("avg_pool", out.size, *_whole(x), out, *where, int(count_padding), out.size)
+    return out
+
+
+def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
+    gx, where = _pool_gx(g, size, kernel, stride, pads)
+    each("avg_pool_gx", gx.size, *_whole(g), gx, *where, int(count_padding), gx.size)
+    return gx
+
+
+# --- loss and optimisers --------------------------------------------------------------------------------------------
+
+
+def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
+    (N, C), warps = logits.shape, 4  # rows to a block, a warp each
+    loss, gradient = _empty((N,), logits), _empty((N, C), logits)
+    launch("softmax_cross_entropy", (-(-N // warps),), (LANES, warps), *_whole(logits, labels), loss, gradient, N, C)
+    return loss, gradient
+
+
+def clip_by_norm(gradients: Sequence[Array], clip: float | None) -> tuple[Array, Array]:
+    chunk, starts = 2**14, [0]
+    for g in gradients:
+        starts.append(starts[-1] - -g.size // chunk)
+    parts, (norm, scale) = _empty((starts[-1],), gradients[0]), _empty((2, 1), gradients[0])
+    for g, first, end in zip(gradients, starts, starts[1:]):
+        launch("squares", (end - first,), TILE, *_whole(g), parts, first, chunk, g.size)
+    launch("clip_scale", (1,), TILE, parts, norm, scale, clip or 0.0, len(parts))
+    return norm[0], scale
+
+
+def sgd_step(w: Array, g: Array, v: Array, scale: Array, *, rate: float, momentum: float, weight_decay: float) -> None:
+    each("sgd_step", w.size, w, *_whole(g), v, scale, rate, momentum, weight_decay, w.size)
+
+
+def adam_step(
+    w: Array, g: Array, m: Array, v: Array, scale: Array, *, rate: float, betas: Pair, steps: int, eps: float,
+    weight_decay: float,
+) -> None:  # fmt: skip
+    b1, b2 = betas
+    corrections = 1 - b1**steps, 1 - b2**steps
+    each("adam_step", w.size, w, *_whole(g), m, v, scale, rate, b1, b2, *corrections, eps, weight_decay, w.size)

@@ -1,0 +1,79 @@
+"""The one door to the GPU: compiles each .cu file once per dtype, and checks every launch.
+
+CUDA itself checks nothing: a NumPy array of one element would pass by value, a float64 array for a float pointer would
+be read as noise. So a launch here takes CuPy arrays of the kernel's own dtype, whole and in order, and Python numbers.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import cupy
+import numpy as np
+
+from ..errors import InputError
+from .cuda_source import NAMES, OPTIONS, Parameter, catalogue, instances, source
+
+THREADS = 256  # of a block where each thread makes one element
+LARGEST = 2**31 - 2**16  # elements of an array: the kernels count in 32 bits
+BYTES = np.dtype(np.uint8)
+NULL = np.uint64(0)  # not None: CuPy 13 passes that as 0xffffffff
+WHOLE, REAL = (int, np.integer), (float, int)
+
+
+@cache
+def _module(file: str, dtype: Any) -> Any:
+    return cupy.RawModule(code=source(file), options=OPTIONS, name_expressions=instances(file, dtype))
+
+
+@cache
+def _function(name: str, dtype: Any) -> Any:
+    return _module(catalogue()[name].file, dtype).get_function(f"{name}<{NAMES[dtype]}>")
+
+
+def launch(name: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
+    """Start a kernel for arrays of one dtype, T; None is a null pointer. A grid with no blocks does nothing.
+
+    Raises TypeError for an argument that the kernel's declaration does not allow.
+    """
+    kernel = catalogue()[name]
+    if len(args) != len(kernel.parameters):
+        raise TypeError(f"{name} takes {len(kernel.parameters)} arguments, got {len(args)}.")
+    dtype = next(a.dtype for a, p in zip(args, kernel.parameters) if p.type == "T" and isinstance(a, cupy.ndarray))
+    if dtype not in NAMES:
+        raise TypeError(f"{name} works on float32 or float64, not on {dtype}.")
+    if 0 not in grid:
+        passed = tuple(_checked(a, p, dtype, name) for a, p in zip(args, kernel.parameters))
+        _function(name, dtype)(grid, block, passed)
+
+
+def each(name: str, count: int, *args: Any) -> None:
+    """Start a kernel with one thread for each of `count` elements."""
+    launch(name, (-(-count // THREADS),), (THREADS,), *args)
+
+
+def _checked(value: Any, parameter: Parameter, dtype: Any, kernel: str) -> Any:
+    """The argument as CuPy takes it: an array as it is, None as a null pointer, a number in its parameter's width."""
+    name, kind, pointer = parameter
+    if pointer:
+        if value is None:
+            return NULL
+        wanted = dtype if kind == "T" else BYTES
+        if not isinstance(value, cupy.ndarray):
+            raise TypeError(f"{kernel}: {name} must be a CuPy array, got {type(value).__name__}.")
+        if value.dtype != wanted or not value.flags.c_contiguous:
+            raise TypeError(
+                f"{kernel}: {name} must be contiguous {wanted}, got {value.dtype} {value.shape} with strides "
+                f"{value.strides}."
+            )
+        if value.size > LARGEST:
+            raise InputError(
+                f"{kernel}: {name} has {value.size:,} elements, more than kernels can count: use a smaller batch."
+            )
+        return value
+    if kind == "int" and isinstance(value, WHOLE) and -(2**31) <= value < 2**31:
+        return np.int32(value)
+    if kind == "T" and isinstance(value, REAL):
+        return dtype.type(value)
+    raise TypeError(f"{kernel}: {name} must be a Python number that fits {kind}, got {value!r}.")
