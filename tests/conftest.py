@@ -1,5 +1,8 @@
 """Settings and fixtures for all tests."""
 
+import contextlib
+import functools
+import importlib
 import os
 from pathlib import Path
 
@@ -7,7 +10,12 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
+from cuda_on_cpu import cupy_standin, runner
 from hypothesis import settings
+
+from minisatm import backend
+from minisatm.data import faces
+from minisatm.kernels import cuda_source
 
 # Derandomised: a run that fails on one machine fails on all. No deadline: a busy machine is not a failure.
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -27,3 +35,75 @@ def data_dir():
     if not folder:
         pytest.skip("set MINISATM_DATA to the folder with the data sets to run the tests on real data")
     return Path(folder)
+
+
+class Device:
+    """CuPy for a test: on the GPU, or its stand-in, whose kernels run on this CPU in an order that can be chosen."""
+
+    def __init__(self, module, stand_in):
+        self.module, self.stand_in = module, stand_in
+
+    def schedule(self, order):
+        return runner.schedule(order) if self.stand_in else contextlib.nullcontext()
+
+    def waiting(self):
+        """A block that lists where the host waits for the device; on a GPU nobody counts."""
+        return self.module.waiting() if self.stand_in else contextlib.nullcontext([])
+
+
+GPU_PROBLEM = backend.cupy_problem()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without a GPU one skipped test says so (in test_gpu.py), for all that are marked gpu."""
+    left_out = [i for i in items if GPU_PROBLEM and "gpu" in i.keywords and i.name != "test_the_kernels_run_on_a_gpu"]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [i for i in items if i not in left_out]
+
+
+def pytest_collection_finish(session):
+    """g++ has a core of its own meanwhile: let it begin with the kernels that the tests chosen will ask for."""
+    compilations = []
+    if runner.available() and any("cupy" in getattr(item, "fixturenames", ()) for item in session.items):
+        for file in sorted({k.file for k in cuda_source.catalogue().values()}):
+            for dtype in cuda_source.NAMES:
+                names = cuda_source.instances(file, dtype)
+                compilations.append(functools.partial(runner.Module, cuda_source.source(file), names))
+    mutants = {item.module for item in session.items if item.path.stem == "test_cuda_mutants"}
+    for module in mutants if runner.available() else ():
+        compilations += [functools.partial(module.compiled, f, module.versions(f).values()) for f in module.FILES]
+    runner.ahead(compilations)
+
+
+def pytest_generate_tests(metafunc):
+    """Tests that take `cupy` run wherever kernels can: on this CPU, and on a GPU. test_gpu.py says where they don't."""
+    if "cupy" in metafunc.fixturenames:
+        places = ["cpu"] if runner.available() else []
+        places += [pytest.param("gpu", marks=pytest.mark.gpu)] if GPU_PROBLEM is None else []
+        metafunc.parametrize("cupy", places or [pytest.param("nowhere", marks=pytest.mark.skip)], indirect=True,
+                             scope="module")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cupy(request):
+    if request.param == "gpu":
+        yield Device(importlib.import_module("cupy"), stand_in=False)
+    else:
+        with cupy_standin.standing_in() as module:
+            yield Device(module, stand_in=True)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """A folder of 160 drawn faces of 16 pixels."""
+    directory = tmp_path_factory.mktemp("faces") / "drawn"
+    faces.write(directory, images=160, size=16, seed=0)
+    return directory
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
