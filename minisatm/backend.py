@@ -111,7 +111,28 @@ def check(name: str) -> str:
 
 
 def use(name: str, *, tf32: bool = False) -> None:
-    """Check the backend, and choose how its convolutions round: plain float32, or TF32 on a GPU."""
-    if check(name) == "cupy":
-        cupy_kernels: Any = importlib.import_module(".kernels.cupy_kernels", __package__)
-        cupy_kernels.tf32 = tf32
+    """Check the backend, and choose how its convolutions round: plain float32, or TF32 on a GPU that has it."""
+    if check(name) == "numpy":
+        return
+    cupy: Any = importlib.import_module("cupy")
+    capability = cupy.cuda.Device().compute_capability  # "90" for 9.0
+    if tf32 and int(capability) < 80:
+        raise InputError(
+            f"--tf32 needs a GPU of compute capability 8.0 or more, this one has {capability[:-1]}.{capability[-1]}: "
+            "leave it out for plain float32."
+        )
+    cupy_kernels: Any = importlib.import_module(".kernels.cupy_kernels", __package__)
+    cupy_kernels.use_tf32(tf32)
+
+
+def gpu() -> str:
+    """The GPU that CuPy uses, its memory, and the versions that matter."""
+    cupy: Any = importlib.import_module("cupy")
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    free, total = (size / 2**30 for size in cupy.cuda.runtime.memGetInfo())
+    capability = f"{properties['major']}.{properties['minor']}"
+    nvrtc = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
+    return (
+        f"{properties['name'].decode()}, compute capability {capability}, {total:.1f} GiB, {free:.1f} GiB of it free; "
+        f"CuPy {cupy.__version__}, NVRTC {nvrtc}"
+    )

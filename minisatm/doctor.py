@@ -145,20 +145,6 @@ def blas() -> tuple[str, dict[str, Any] | None]:
     return f"{name}, not known to threadpoolctl", None
 
 
-def gpu() -> str:
-    """The GPU that CuPy uses, its memory, and the versions that matter."""
-    import cupy
-
-    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    free, total = (size / 2**30 for size in cupy.cuda.runtime.memGetInfo())
-    capability = f"{properties['major']}.{properties['minor']}"
-    nvrtc = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
-    return (
-        f"{properties['name'].decode()}, compute capability {capability}, {total:.1f} GiB, {free:.1f} GiB of it free; "
-        f"CuPy {cupy.__version__}, NVRTC {nvrtc}"
-    )
-
-
 def shortest(work: Callable[[], Any], seconds: float) -> float:
     """The shortest time that work() takes, run once to warm up and then again and again for so many seconds."""
     work()
@@ -203,7 +189,7 @@ def show(label: str, text: str = "") -> None:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0 whatever is found; 2 for a bad argument."""
     from . import __version__
-    from .backend import cupy_problem
+    from .backend import cupy_problem, gpu
     from .train import Parser
 
     parser = Parser(prog="python -m minisatm.doctor", description=__doc__)

@@ -132,6 +132,8 @@ class Experiment:
             + ", then ".join(f"{steps:,} {phase} steps" for phase, steps in self.plan)
             + f"; batch {s.batch}"
         )
+        if s.backend == "cupy":
+            say(f"backend   {backend.gpu()}{', convolutions in TF32' if s.tf32 else ''}")
         alpha = attacks.resolve_alpha(s.epsilon, s.alpha)
         say(f"attack    {s.attack}, epsilon {256 * s.epsilon:g}/256, alpha {256 * alpha:g}/256")
 

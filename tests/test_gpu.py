@@ -3,8 +3,10 @@
 import importlib
 import importlib.util
 import re
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import cuda_checks
 import numpy as np
@@ -14,8 +16,11 @@ from cuda_on_cpu import runner
 from test_train import mistake
 
 from minisatm import Tensor, attacks, backend, models, ops
+from minisatm.kernels import cuda_source
 from minisatm.tape import no_grad
 from minisatm.tensor import grad
+
+BENCHMARK = Path(__file__).parent / "benchmarks" / "gpu.py"
 
 
 @pytest.mark.gpu
@@ -94,6 +99,22 @@ def test_tf32_is_a_matter_of_gpus(here):
     assert mistake("--tf32", "--preset", "smoke") == (
         "--tf32 is a way of computing on a GPU: give --backend cupy too, or leave it out."
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not runner.available(), reason="g++ is not installed")
+def test_the_benchmark_measures_everything_on_a_stand_in():
+    """Its figures mean nothing there; but no row fails, and none is left out."""
+    options = ["--stand-in", "--batch", "2", "--rounds", "1", "--no-tests", "--quick", "--no-peer"]
+    found = [
+        subprocess.run([sys.executable, BENCHMARK, *o], capture_output=True, text=True, check=True).stdout
+        for o in (options, ["--no-tests", "--no-peer"])
+    ]
+    assert "failed" not in found[0] and "not measured" not in found[0]
+    for kernel in cuda_source.catalogue():
+        assert all(re.search(rf"^{kernel} ", text, re.M) for text in found), kernel
+    if backend.cupy_problem():
+        assert "NOT MEASURED: " in found[1] and not re.search(r"GFLOP/s +\d|\d GB/s", found[1])
 
 
 # --- on a GPU ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import cupy
 import numpy as np
+from cupy._core import _routines_linalg as linalg
 
 from .blocks import Pads, Pair, output_size
 from .launch import each, launch
@@ -52,18 +53,22 @@ def by_columns(filters: int) -> bool:
     return cublas and filters >= WORTH_COLUMNS
 
 
+def use_tf32(on: bool) -> None:
+    """Convolutions in TF32; or, whatever the environment variable CUPY_TF32 says, everything in plain float32."""
+    global tf32
+    tf32 = on
+    linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_DEFAULT)
+
+
 def _product(a: Array, b: Array, out: Array | None = None) -> Array:
     """a @ b by cuBLAS, for a convolution: in TF32 if asked."""
-    if not tf32:
+    if not tf32 or a.dtype != np.float32:
         return cupy.matmul(a, b, out=out)
-    from cupy._core import _routines_linalg as linalg
-
-    before = linalg.get_compute_type(a.dtype)
-    linalg.set_compute_type(a.dtype, linalg.COMPUTE_TYPE_TF32 if a.dtype == np.float32 else before)
+    linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32)
     try:
         return cupy.matmul(a, b, out=out)
     finally:
-        linalg.set_compute_type(a.dtype, before)
+        linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_DEFAULT)
 
 
 def _is_dense(kernel: Pair, pads: Pads) -> bool:

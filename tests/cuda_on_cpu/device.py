@@ -131,7 +131,8 @@ cublas = _module("cublas")
 _core = _module("_core")
 _types: dict[np.dtype[Any], int] = {}  # in which type products compute, by that of their factors
 _core._routines_linalg = _module(
-    "_core._routines_linalg", COMPUTE_TYPE_TF32=4, get_compute_type=lambda dtype: _types.get(np.dtype(dtype), 0),
+    "_core._routines_linalg", COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7,
+    get_compute_type=lambda dtype: _types.get(np.dtype(dtype), 0),
     set_compute_type=lambda dtype, kind: _types.update({np.dtype(dtype): kind}),
 )  # fmt: skip
 MODULES = {m.__name__: m for m in (cuda, cuda.runtime, cuda.nvrtc, cuda.memory, cublas, _core, _core._routines_linalg)}
