@@ -43,12 +43,11 @@ def _whole(*arrays: Array | None) -> list[Any]:
 
 
 def by_columns(filters: int) -> bool:
-    """Are columns and cuBLAS faster than the implicit product? They are from 32 filters on.
+    """Are columns and cuBLAS faster than the implicit product? From 32 filters on they should be.
 
-    Each number of a column is written and read once more (8 bytes), and takes part in 2 * filters operations, which
-    cuBLAS does at two to three times the pace of our tiles. At 4 TB/s and a gain of 0.03 ps an operation (20 against
-    50 TFLOP/s) that pays from about 30 filters on. These are a data sheet's figures; tests/benchmarks/gpu.py measures
-    both ways for each layer.
+    Each number of a column is written and read once more (8 bytes), and takes part in 2 * filters operations. At 4 TB/s,
+    and with 20 TFLOP/s from our tiles against 50 from cuBLAS, that pays from about 30 filters on. These paces are
+    assumed, not measured: tests/benchmarks/gpu.py times both ways for each layer.
     """
     return cublas and filters >= WORTH_COLUMNS
 
