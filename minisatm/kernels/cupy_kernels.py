@@ -45,7 +45,7 @@ def _whole(*arrays: Array | None) -> list[Any]:
 def by_columns(filters: int) -> bool:
     """Are columns and cuBLAS faster than the implicit product? From 32 filters on they should be.
 
-    Each number of a column is written and read once more (8 bytes), and takes part in 2 * filters operations. At 4 TB/s,
+    Each number of a column is written and read once more (8 bytes), and takes part in 2 * filters operations. At 4 TB/s
     and with 20 TFLOP/s from our tiles against 50 from cuBLAS, that pays from about 30 filters on. These paces are
     assumed, not measured: tests/benchmarks/gpu.py times both ways for each layer.
     """
