@@ -190,24 +190,31 @@ class BatchNorm(Module):
     """Batch norm over all but the last axis, with running mean and variance for eval mode.
 
     running = (1 - momentum) * running + momentum * batch; `unbiased`: the variance that is folded in divides by n - 1
-    (PyTorch) or by n (Keras). `gamma`: the starting scale.
+    (PyTorch) or by n (Keras). `gamma`: the starting scale; None: no scale at all.
     """
 
     buffer_names = ("mean", "var")
 
     def __init__(
-        self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, unbiased: bool = True, gamma: float = 1.0
+        self,
+        channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        unbiased: bool = True,
+        gamma: float | None = 1.0,
     ) -> None:
-        self.gamma, self.beta = _constant(gamma, channels), _constant(0, channels)
+        self.gamma = None if gamma is None else _constant(gamma, channels)
+        self.beta = _constant(0, channels)
         self.mean: Array = np.zeros(channels, np.float32)
         self.var: Array = np.ones(channels, np.float32)
         self.eps, self.momentum, self.unbiased = eps, momentum, unbiased
 
     def __call__(self, x: Tensor, *, relu: bool = False) -> Tensor:
         if not self.training:
-            out = ops.batch_norm_eval(x, self.gamma, self.beta, self.mean, self.var, eps=self.eps)
+            out = ops.batch_norm_eval(x, self.scale(), self.beta, self.mean, self.var, eps=self.eps)
             return ops.relu(out) if relu else out
-        out, (mean, var) = ops.batch_norm_train(x, self.gamma, self.beta, eps=self.eps, relu=relu)
+        out, (mean, var) = ops.batch_norm_train(x, self.scale(), self.beta, eps=self.eps, relu=relu)
         n, k = x.data.size // x.shape[-1], kernels(x.data)
         self.mean = k.running_average(self.mean, mean, self.momentum)
         self.var = k.running_average(self.var, var, self.momentum, n / max(n - 1, 1) if self.unbiased else 1.0)
@@ -215,9 +222,44 @@ class BatchNorm(Module):
 
     def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weight (..., C) and bias (C,) of the layer before, changed so that it does eval mode's work as well."""
-        scale = self.gamma * (1 / np.sqrt(self.var + self.eps))
+        scale = self.scale() * (1 / np.sqrt(self.var + self.eps))
         shift = self.beta - self.mean * scale
         return weight * scale, shift if bias is None else bias * scale + shift
+
+    def scale(self) -> Tensor:
+        """gamma, or ones where there is none."""
+        return Tensor(array_module(self.mean).ones_like(self.mean)) if self.gamma is None else self.gamma
+
+
+class ConvNorm(Module):
+    """Convolution, then batch norm: in eval mode, whose statistics are constants, both are one convolution.
+
+    padding: half the kernel unless given. norm: BatchNorm's settings.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: Padding | None = None,
+        bias: bool = False,
+        exact: bool = False,
+        rng: Rng,
+        **norm: Any,
+    ) -> None:
+        if padding is None:
+            kh, kw = pair(kernel)
+            padding = (kh // 2, kh // 2), (kw // 2, kw // 2)
+        self.conv = Conv2D(channels, filters, kernel, stride=stride, padding=padding, bias=bias, exact=exact, rng=rng)
+        self.bn = BatchNorm(filters, **norm)
+
+    def __call__(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        if self.bn.training:
+            return self.bn(self.conv(x), relu=relu)
+        return self.conv.convolve(x, *self.bn.folded(self.conv.weight, self.conv.bias), relu)
 
 
 class Dropout(Module):

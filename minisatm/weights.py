@@ -78,12 +78,18 @@ def load(network: Network, path: str | Path, *, strict: bool = True, replace_top
     return report
 
 
-def variant_of(path: str | Path, name: str) -> dict[str, Any]:
-    """The fields of the definition in a weights file that are not its shape (eps, stride, mean ...), for build()."""
+def definition_of(path: str | Path) -> dict[str, Any]:
+    """The definition of the network in a weights file: build(**definition) makes its graph."""
     with open_h5(path) as file:
         definition = json.loads(file.attrs.get("definition", "{}"))
     if not isinstance(definition, dict):
         raise InputError(f"{path} holds no network definition: copy or make it again.")
+    return definition
+
+
+def variant_of(path: str | Path, name: str) -> dict[str, Any]:
+    """The fields of the definition in a weights file that are not its shape (eps, stride, mean ...), for build()."""
+    definition = definition_of(path)
     if definition.get("name", name) != name:
         raise InputError(f"{path} holds weights of {definition['name']}, not of {name}: name that network instead.")
     return {field: value for field, value in definition.items() if field not in SHAPE_FIELDS}

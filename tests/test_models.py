@@ -11,6 +11,9 @@ SMALL = {
     "resnet50": {"classes": 5, "width": 1 / 32, "size": 32},
     "resnet101": {"classes": 5, "width": 1 / 32, "size": 32},
     "resnet20": {"classes": 5, "width": 1 / 4, "size": 16},
+    "inception_v3": {"classes": 5, "width": 1 / 8, "size": 75},
+    "inception_resnet_v2": {"classes": 5, "width": 1 / 8, "size": 75},
+    "lenet": {"classes": 5, "width": 1 / 4, "size": 28},
 }
 
 
@@ -28,7 +31,8 @@ def awake(network, seed=5):
     rng = np.random.default_rng(seed)
     for _, module in network.modules():
         if isinstance(module, BatchNorm):
-            module.gamma.data = rng.uniform(0.5, 1, module.gamma.shape).astype(module.gamma.dtype)
+            if module.gamma is not None:
+                module.gamma.data = rng.uniform(0.5, 1, module.gamma.shape).astype(module.gamma.dtype)
             module.beta.data = (0.2 * rng.standard_normal(module.beta.shape)).astype(module.beta.dtype)
             module.mean = (0.2 * rng.standard_normal(module.mean.shape)).astype(module.mean.dtype)
             module.var = rng.uniform(0.5, 2, module.var.shape).astype(module.var.dtype)
@@ -74,7 +78,10 @@ def test_shapes_and_dtype(name):
     assert logits.dtype == features.dtype == np.float64
 
 
-@pytest.mark.parametrize("name, size", [("vgg16", 63), ("resnet50", 33), ("resnet50", 7), ("resnet20", 9)])
+@pytest.mark.parametrize(
+    "name, size",
+    [("vgg16", 63), ("resnet50", 33), ("resnet50", 7), ("resnet20", 9), ("inception_v3", 98), ("lenet", 15)],
+)
 def test_any_size_that_fits(name, size):
     network = small(name, size=size).eval()
     assert network(Tensor(pixels(network)))[0].shape == (2, 5)
@@ -211,6 +218,10 @@ def test_unknown_field_of_a_definition():
             {"stride_in": "1x1", "conv_bias": True, "eps": 1e-3, "pool_padding": 0, "pool_ceil": True, "bgr": True},
         ),
         ("resnet20", {"eps": 1e-3}),
+        ("vgg16", {"batch_norm": True}),
+        ("inception_v3", {"bn_scale": False, "count_padding": False, "mean": (0.1, 0.2, 0.3)}),
+        ("inception_resnet_v2", {"bn_scale": False, "zero_residual": False, "bgr": True}),
+        ("lenet", {"mean": (0.1, 0.2, 0.3)}),
     ],
 )
 def test_definition_rebuilds_the_same_graph(name, variant):
@@ -219,8 +230,8 @@ def test_definition_rebuilds_the_same_graph(name, variant):
     again.set_state(network.state())
     x = Tensor(pixels(network))
     assert np.array_equal(network(x)[0].data, again(x)[0].data)
-    plain = small(name).eval()
-    plain.set_state({name: network.state().get(name, array) for name, array in plain.state().items()})
+    plain, state = small(name).eval(), network.state()
+    plain.set_state({name: state.get(name, array) for name, array in plain.state().items()})
     assert not np.array_equal(network(x)[0].data, plain(x)[0].data)
 
 
@@ -338,8 +349,9 @@ def test_state_goes_round(name):
     assert list(other.state()) == list(network.state()) == [*network.parameters(), *network.buffers()]
     for got, want in zip(other(x), network(x)):
         assert np.array_equal(got.data, want.data)
+    copied = other.state()
     for key, array in network.state().items():
-        assert not np.shares_memory(array, other.state()[key]), key
+        assert not np.shares_memory(array, copied[key]), key
 
 
 def test_state_of_another_shape_is_refused():
@@ -382,13 +394,13 @@ def test_a_frozen_network_on_plain_images_records_nothing():
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["vgg16", "resnet50", "resnet20"])
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "resnet20", "lenet"])
 def test_finite_differences_through_the_whole_network(name, training):
     """<gradient, v> for a random direction v of each of a few weights, and of the image, by central differences."""
     # 64 pixels leave ResNet50's last batch norms 2x2x3 values each; with 32 they would be of three values, all kinks
     changes = {"vgg16": {"dropout": 0.0}, "resnet50": {"size": 64}}.get(name, {})
     network = awake(small(name, **changes).astype(np.float64)).train(training)
-    network.parameters()[f"{'fc8' if name == 'vgg16' else 'fc'}.weight"].data *= 30  # 0.01 at the start: dull logits
+    network.parameters()[f"{network.top}.weight"].data *= 30  # 0.01 at the start: dull logits
     x = Tensor(pixels(network, 3, dtype=np.float64), requires_grad=True)
     labels = Tensor(np.array([0, 2, 4]))
     rng = np.random.default_rng(6)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..errors import InputError
-from ..layers import BatchNorm, Conv2D, Linear, Module
+from ..layers import ConvNorm, Linear, Module
 from ..ops.conv import Padding
 from ..tensor import Tensor
 from .network import Network, input_layer, scaled
@@ -24,8 +24,9 @@ class ResNetDefinition:
     blocks: residual blocks per stage. bottleneck: 1x1-3x3-1x1 blocks (channels times 4) or two 3x3. stride_in: which
     convolution of a bottleneck halves the image, "3x3" (PyTorch) or "1x1" (the paper, Keras, Caffe). conv_bias: Keras's
     convolutions have one. eps, momentum, unbiased: batch norm's (PyTorch 1e-5, 0.1, True; Keras 1.001e-5, 0.01, False).
-    stem: "imagenet" (7x7 stride 2 and a 3x3 max pool of stride 2) or "cifar" (3x3). pool_padding, pool_ceil: of the
-    stem's pool (PyTorch 1; Caffe 0 and ceil; keras-vggface "valid"). shortcut: where shapes change, a 1x1
+    stem: "imagenet" (7x7 stride 2 and a 3x3 max pool of stride 2) or "cifar" (3x3). stem_padding: of the 7x7
+    (keras-vggface "same"). pool_padding, pool_ceil: of the stem's pool (PyTorch 1; Caffe 0 and ceil; keras-vggface
+    "valid"). shortcut: where shapes change, a 1x1
     "projection", or every second pixel with channels "zero-padded" on both sides. mean, std, bgr: the input's.
     exact: no Winograd convolutions.
     """
@@ -39,6 +40,7 @@ class ResNetDefinition:
     momentum: float = 0.1
     unbiased: bool = True
     stem: str = "imagenet"
+    stem_padding: Padding = 3
     pool_padding: Padding = 1
     pool_ceil: bool = False
     shortcut: str = "projection"
@@ -65,28 +67,10 @@ RESNETS = {
 }
 
 
-class ConvNorm(Module):
-    """Convolution, then batch norm: in eval mode, whose statistics are constants, both are one convolution."""
-
-    def __init__(
-        self,
-        channels: int,
-        filters: int,
-        kernel: int,
-        d: ResNetDefinition,
-        rng: Rng,
-        stride: int = 1,
-        gamma: float = 1.0,
-    ) -> None:
-        self.conv = Conv2D(
-            channels, filters, kernel, stride=stride, padding=kernel // 2, bias=d.conv_bias, exact=d.exact, rng=rng
-        )
-        self.bn = BatchNorm(filters, eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=gamma)
-
-    def __call__(self, x: Tensor, *, relu: bool = False) -> Tensor:
-        if self.bn.training:
-            return self.bn(self.conv(x), relu=relu)
-        return self.conv.convolve(x, *self.bn.folded(self.conv.weight, self.conv.bias), relu)
+def conv_norm(channels: int, filters: int, kernel: int, d: ResNetDefinition, rng: Rng, **settings: Any) -> ConvNorm:
+    """A convolution with batch norm as the definition has them; settings: stride, padding, gamma."""
+    norm = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased)
+    return ConvNorm(channels, filters, kernel, bias=d.conv_bias, exact=d.exact, rng=rng, **norm, **settings)
 
 
 class Block(Module):
@@ -100,16 +84,16 @@ class Block(Module):
         last = 0.0 if d.zero_gamma else 1.0
         if d.bottleneck:
             first, second = (stride, 1) if d.stride_in == "1x1" else (1, stride)
-            self.conv1 = ConvNorm(channels, width, 1, d, rng, stride=first)
-            self.conv2 = ConvNorm(width, width, 3, d, rng, stride=second)
-            self.conv3 = ConvNorm(width, self.filters, 1, d, rng, gamma=last)
+            self.conv1 = conv_norm(channels, width, 1, d, rng, stride=first)
+            self.conv2 = conv_norm(width, width, 3, d, rng, stride=second)
+            self.conv3 = conv_norm(width, self.filters, 1, d, rng, gamma=last)
         else:
-            self.conv1 = ConvNorm(channels, width, 3, d, rng, stride=stride)
-            self.conv2 = ConvNorm(width, width, 3, d, rng, gamma=last)
+            self.conv1 = conv_norm(channels, width, 3, d, rng, stride=stride)
+            self.conv2 = conv_norm(width, width, 3, d, rng, gamma=last)
         self.bottleneck, self.stride, self.channels = d.bottleneck, stride, channels
         changes = stride != 1 or channels != self.filters
         projects = changes and d.shortcut == "projection"
-        self.project = ConvNorm(channels, self.filters, 1, d, rng, stride=stride) if projects else None
+        self.project = conv_norm(channels, self.filters, 1, d, rng, stride=stride) if projects else None
 
     def __call__(self, x: Tensor) -> Tensor:
         y = self.conv1(x, relu=True)
@@ -147,9 +131,10 @@ class ResNet(Network):
         self.d = d
         self.normalize = input_layer(channels, d.mean, d.std, d.bgr)
         first = scaled(d.first_width, width)
-        self.stem = ConvNorm(
-            channels, first, 7 if d.stem == "imagenet" else 3, d, rng, stride=2 if d.stem == "imagenet" else 1
-        )
+        if d.stem == "imagenet":
+            self.stem = conv_norm(channels, first, 7, d, rng, stride=2, padding=d.stem_padding)
+        else:
+            self.stem = conv_norm(channels, first, 3, d, rng)
         channels = first
         for stage, count in enumerate(d.blocks, 1):
             blocks = []

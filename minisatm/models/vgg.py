@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import ops
 from ..errors import InputError
-from ..layers import Conv2D, Dropout, Linear
+from ..layers import Conv2D, ConvNorm, Dropout, Linear
 from ..tensor import Tensor
 from .network import Network, input_layer, scaled
 
@@ -26,7 +26,7 @@ class VGG16(Network):
     """VGG16 with features from fc7, after its relu and before its dropout.
 
     fc6 sees what five halvings leave of `size` (7x7 at 224), flattened in (row, column, channel) order. He
-    initialisation, fc8 ~ N(0, 0.01^2).
+    initialisation, fc8 ~ N(0, 0.01^2). batch_norm: after each convolution, before its relu (PyTorch's vgg16_bn).
     """
 
     top = "fc8"
@@ -44,16 +44,20 @@ class VGG16(Network):
         std: Any = None,
         bgr: bool = False,
         exact: bool = False,
+        batch_norm: bool = False,
     ) -> None:
         if size < 32:
             raise InputError(f"vgg16 halves the image five times, so size must be at least 32, not {size}.")
         self.definition = dict(name="vgg16", classes=classes, width=width, size=size, channels=channels,
-                               dropout=dropout, mean=mean, std=std, bgr=bgr, exact=exact)  # fmt: skip
+                               dropout=dropout, mean=mean, std=std, bgr=bgr, exact=exact,
+                               batch_norm=batch_norm)  # fmt: skip
         self.normalize = input_layer(channels, mean, std, bgr)
+        layer = ConvNorm if batch_norm else Conv2D
         for block, filters in enumerate(PLAN, 1):
             for i, n in enumerate(filters, 1):
                 n = scaled(n, width)
-                setattr(self, f"conv{block}_{i}", Conv2D(channels, n, 3, padding=1, exact=exact, rng=rng))
+                conv = layer(channels, n, 3, padding=1, bias=True, exact=exact, rng=rng)
+                setattr(self, f"conv{block}_{i}", conv)
                 channels = n
         hidden = self.feature_width = scaled(HIDDEN, width)
         self.fc6 = Linear(channels * (size // 32) ** 2, hidden, rng=rng)

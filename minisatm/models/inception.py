@@ -1,0 +1,212 @@
+"""InceptionV3 (Szegedy et al. 2015) and InceptionResNetV2 (Szegedy et al. 2016), each a table of its branches."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import ops
+from ..errors import InputError
+from ..layers import Conv2D, ConvNorm, Linear, Module
+from ..tensor import Tensor
+from .network import Network, input_layer, scaled
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class InceptionDefinition:
+    """What differs between the sources of an Inception network's weights.
+
+    bn_scale: batch norm has a gamma (PyTorch yes, Keras no). eps, momentum, unbiased: batch norm's (PyTorch 1e-3, 0.1,
+    True; Keras 1e-3, 0.01, False). count_padding: average pools count pixels outside the image, as zeros (PyTorch yes,
+    Keras no). mean, std, bgr: the input's; unless given, 0.5 (pixels from -1 to 1), as both sources have it. exact: no
+    Winograd convolutions.
+    """
+
+    bn_scale: bool = True
+    eps: float = 1e-3
+    momentum: float = 0.1
+    unbiased: bool = True
+    count_padding: bool = True
+    mean: Any = None
+    std: Any = None
+    bgr: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class InceptionResNetDefinition(InceptionDefinition):
+    """zero_residual: each residual block starts as its shortcut."""
+
+    zero_residual: bool = True
+
+
+class Res(NamedTuple):
+    """The step of a residual block: x + scale * up(branches(x)), then a relu or not."""
+
+    branches: list[Any]
+    scale: float
+    relu: bool = True
+
+
+# A branch is a tuple of steps: a pool; a convolution (filters, kernel), or (filters, kernel, stride) without padding,
+# each with batch norm and relu; a list of branches; or a Res. A stage bears its images' side when the input has 299.
+AVG, MAX = "avg", "max"
+ROW, COLUMN = (1, 7), (7, 1)
+STEM = ((32, 3, 2), (32, 3, 1), (64, 3), MAX, (80, 1), (192, 3, 1), MAX)
+FORK = [((384, (1, 3)),), ((384, (3, 1)),)]
+
+
+def mixed_35(first: int, pool: int) -> list[Any]:
+    return [((first, 1),), ((48, 1), (64, 5)), ((64, 1), (96, 3), (96, 3)), (AVG, (pool, 1))]
+
+
+def mixed_17(n: int) -> list[Any]:
+    twice = ((n, 1), (n, COLUMN), (n, ROW), (n, COLUMN), (192, ROW))
+    return [((192, 1),), ((n, 1), (n, ROW), (192, COLUMN)), twice, (AVG, (192, 1))]
+
+
+MIXED_8 = [((320, 1),), ((384, 1), FORK), ((448, 1), (384, 3), FORK), (AVG, (192, 1))]
+
+V3 = {
+    "stem": STEM,
+    "stage35": (mixed_35(64, 32), mixed_35(64, 64), mixed_35(64, 64)),
+    "stage17": (
+        [((384, 3, 2),), ((64, 1), (96, 3), (96, 3, 2)), (MAX,)],
+        *(mixed_17(n) for n in (128, 160, 160, 192)),
+    ),
+    "stage8": (
+        [((192, 1), (320, 3, 2)), ((192, 1), (192, ROW), (192, COLUMN), (192, 3, 2)), (MAX,)],
+        *(MIXED_8, MIXED_8),
+    ),
+}  # fmt: skip
+
+BLOCK_35 = [((32, 1),), ((32, 1), (32, 3)), ((32, 1), (48, 3), (64, 3))]
+BLOCK_17 = [((192, 1),), ((128, 1), (160, ROW), (192, COLUMN))]
+BLOCK_8 = [((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1)))]
+
+RESNET_V2 = {
+    "stem": STEM,
+    "stage35": (mixed_35(96, 64), *(Res(BLOCK_35, 0.17),) * 10),
+    "stage17": (
+        [((384, 3, 2),), ((256, 1), (256, 3), (384, 3, 2)), (MAX,)],
+        *(Res(BLOCK_17, 0.1),) * 20,
+    ),
+    "stage8": (
+        [((256, 1), (384, 3, 2)), ((256, 1), (288, 3, 2)), ((256, 1), (288, 3), (320, 3, 2)), (MAX,)],
+        *(Res(BLOCK_8, 0.2),) * 9,
+        Res(BLOCK_8, 1.0, relu=False),
+        (1536, 1),
+    ),
+}
+
+INCEPTIONS: dict[str, tuple[type[InceptionDefinition], dict[str, Any]]] = {
+    "inception_v3": (InceptionDefinition, V3),
+    "inception_resnet_v2": (InceptionResNetDefinition, RESNET_V2),
+}
+
+
+class Pool(Module):
+    """The 3x3 pools: "avg" keeps the image's size, "max" halves it."""
+
+    def __init__(self, kind: str, count_padding: bool) -> None:
+        self.kind, self.count_padding = kind, count_padding
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.kind == MAX:
+            return ops.max_pool(x, kernel=3, stride=2)
+        return ops.avg_pool(x, kernel=3, stride=1, padding=1, count_padding=self.count_padding)
+
+
+class Mixed(Module):
+    """Branches on one input, joined along the channels; `filters`: how many channels that gives."""
+
+    def __init__(self, channels: int, branches: list[Any], width: float, d: InceptionDefinition, rng: Rng) -> None:
+        self.branches, self.filters = len(branches), 0
+        for b, steps in enumerate(branches, 1):
+            layers, filters = chain(channels, steps, width, d, rng)
+            setattr(self, f"branch{b}", layers)
+            self.filters += filters
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.concat(*(run(getattr(self, f"branch{b}"), x) for b in range(1, self.branches + 1)), axis=-1)
+
+
+class Residual(Mixed):
+    """relu(x + scale * up(branches(x))), where up is a 1x1 convolution with bias and no batch norm."""
+
+    def __init__(self, channels: int, step: Res, width: float, d: Any, rng: Rng) -> None:
+        super().__init__(channels, step.branches, width, d, rng)
+        self.up = Conv2D(self.filters, channels, 1, exact=d.exact, rng=rng)
+        if d.zero_residual:
+            self.up.weight.data[:] = 0
+        self.filters, self.scale, self.relu = channels, step.scale, step.relu
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight, bias = self.up.weight * self.scale, self.up.bias * self.scale  # smaller than what they make
+        y = self.up.convolve(super().__call__(x), weight, bias, False)
+        return ops.add_relu(x, y) if self.relu else x + y
+
+
+def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: Rng) -> tuple[list[Module], int]:
+    """The layers of these steps, and how many channels come out of the last."""
+    layers: list[Any] = []
+    norm = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=1.0 if d.bn_scale else None)
+    for step in steps:
+        if step in (AVG, MAX):
+            layers.append(Pool(step, d.count_padding))
+        elif isinstance(step, list | Res):
+            layers.append((Mixed if isinstance(step, list) else Residual)(channels, step, width, d, rng))
+            channels = layers[-1].filters
+        else:
+            (filters, kernel, *stride), before = step, channels
+            channels = scaled(filters, width)
+            place = dict(stride=stride[0], padding="valid") if stride else {}
+            layers.append(ConvNorm(before, channels, kernel, exact=d.exact, rng=rng, **place, **norm))
+    return layers, channels
+
+
+def run(layers: list[Module], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x, relu=True) if isinstance(layer, ConvNorm) else layer(x)
+    return x
+
+
+class Inception(Network):
+    """An Inception network, without its auxiliary head, with features from the global average pool.
+
+    name: one of INCEPTIONS; variant: fields of its definition. He initialisation, the last layer ~ N(0, 0.01^2).
+    """
+
+    top = "fc"
+
+    def __init__(
+        self, name: str, *, classes: int, width: float, size: int, channels: int, rng: Rng, **variant: Any
+    ) -> None:
+        if size < 75:
+            raise InputError(f"{name} halves the image five times, unpadded: size must be at least 75, not {size}.")
+        definition, self.plan = INCEPTIONS[name]
+        d = definition(**variant)
+        changed = {k: v for k, v in asdict(d).items() if v != getattr(definition, k)}
+        self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
+        half = (0.5,) * channels
+        self.normalize = input_layer(
+            channels, half if d.mean is None else d.mean, half if d.std is None else d.std, d.bgr
+        )
+        for stage, steps in self.plan.items():
+            layers, channels = chain(channels, steps, width, d, rng)
+            setattr(self, stage, layers)
+        self.feature_width = channels
+        self.fc = Linear(channels, classes, rng=rng, std=0.01)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.normalize(x)
+        for stage in self.plan:
+            x = run(getattr(self, stage), x)
+        return ops.global_avg_pool(x)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.fc(features)
