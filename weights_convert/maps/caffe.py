@@ -1,0 +1,29 @@
+"""Caffe: blobs by layer and number (weight 0, bias 1); (out, in, h, w), BGR, images flattened channels first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from . import lenet
+from .entry import VGG_CONVS, Map, Pair, caffe_input
+
+VGG_FACE_MEAN = (93.5940, 104.7624, 129.1863)
+
+
+def vgg_face(network: Any) -> Iterator[Pair]:
+    for name in VGG_CONVS:
+        yield from (Pair(f"{name}.weight", f"{name}/0", "OIHW->HWIO"), Pair(f"{name}.bias", f"{name}/1"))
+    side = network.definition["size"] // 32
+    chw = (network.fc6.weight.shape[0] // side**2, side, side)
+    yield from (Pair("fc6.weight", "fc6/0", "O(CHW)->(HWC)O", chw), Pair("fc6.bias", "fc6/1"))
+    for name in ("fc7", "fc8"):
+        yield from (Pair(f"{name}.weight", f"{name}/0", "OI->IO"), Pair(f"{name}.bias", f"{name}/1"))
+
+
+MAPS = (
+    Map("VGG_FACE", "vgg16", 224, 2622, dict(dropout=0.5, **caffe_input(VGG_FACE_MEAN)), vgg_face,
+        (("VGG_FACE.caffemodel", "580 MB"),), tried=False, top=("fc8/0", "fc8/1")),
+    Map("caffe", "lenet", 28, 10, dict(lenet.VARIANTS["caffe_lenet"]), lenet.caffe_lenet,
+        (("lenet_iter_10000.caffemodel", "1.7 MB"),), channels=1, top=("ip2/0", "ip2/1")),
+)  # fmt: skip

@@ -1,0 +1,20 @@
+"""The CIFAR ResNet20 of akamaster's pytorch_resnet_cifar10: torchvision's layout under its own names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .entry import Map, Pair
+from .torchvision import COUNTS, dense, resnet
+
+
+def resnet20(network: Any) -> Iterator[Pair]:
+    yield from (pair for pair in resnet(network) if not pair.ours.startswith("fc."))
+    yield from dense("fc", "linear")
+
+
+MAPS = (
+    Map("pytorch_resnet_cifar10", "resnet20", 32, 10, {}, resnet20, (("resnet20-12fca82f.th", "1.1 MB"),), (COUNTS,),
+        top=("linear.weight", "linear.bias")),
+)  # fmt: skip

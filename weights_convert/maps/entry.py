@@ -1,0 +1,64 @@
+"""What a map is, and the parts that several sources have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from minisatm.models import Network
+
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red of 0..255, as the first networks for ImageNet took off
+
+
+class Pair(NamedTuple):
+    """Our weight, its name in the source, and how it lies there; of flattened images also their (C, H, W)."""
+
+    ours: str
+    theirs: str
+    layout: str = "same"
+    chw: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Map:
+    """A source's files for one network.
+
+    variant: fields of the definition for models.build. pairs: of a network that was built so. ignored: patterns of
+    source tensors that have no place in it. files: public names, with their sizes. order: for Keras 3 files, which know
+    layers by class and number only, the names of the layers as the model lists them. stages: which model each build is.
+    """
+
+    source: str
+    model: str
+    size: int
+    classes: int
+    variant: dict[str, Any]
+    pairs: Callable[[Network], Sequence[tuple[Any, ...]]]
+    files: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...] = ()
+    order: Callable[[Network], Sequence[str]] | None = None
+    tried: bool = True
+    channels: int = 3
+    top: tuple[str, ...] = field(default=())  # the last layer's tensors in the source: weight, bias
+
+
+def caffe_input(mean: Sequence[float]) -> dict[str, Any]:
+    """BGR pixels of 0..255 less their mean, in our pixels of 0..1."""
+    return dict(bgr=True, mean=tuple(m / 255 for m in mean), std=(1 / 255,) * 3)
+
+
+def norm(ours: str, theirs: str, words: Sequence[str]) -> Iterator[Pair]:
+    """gamma, beta, mean and var of a batch norm; words: what the source calls these four."""
+    for name, word in zip(("gamma", "beta", "mean", "var"), words):
+        yield Pair(f"{ours}.{name}", f"{theirs}{word}")
+
+
+def blocks(network: Any) -> Iterator[tuple[int, int, str, Any]]:
+    """(stage, number, our name, block) of each residual block, counted from one and from zero."""
+    for stage in range(1, len(network.d.blocks) + 1):
+        for i, block in enumerate(getattr(network, f"stage{stage}")):
+            yield stage, i, f"stage{stage}.{i}", block
+
+
+VGG_CONVS = [f"conv{b}_{i}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]

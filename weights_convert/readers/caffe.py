@@ -1,0 +1,148 @@
+"""Caffe's .caffemodel: a NetParameter in protocol buffers' wire format, of which a few fields are looked at.
+
+The numbers of the fields are those of caffe.proto, in BVLC/caffe.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from minisatm.errors import InputError
+
+from .checks import Read, add, damaged, elements, shown
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+GENERATIONS = {2: (4, 6), 100: (1, 7)}  # layers (V1) and layer: the fields of a layer's name and its blobs
+FLOATS, DOUBLES, SHAPE, OLD_SHAPE = 5, 8, 7, (1, 2, 3, 4)  # of a BlobProto; the old one: num, channels, height, width
+LONGEST_NAME = 10_000
+UNPACKED_AT_ONCE = 1024
+
+Span = tuple[int, int]  # where a length-delimited field lies in the file: start and end
+
+
+def plausible(head: bytes) -> bool:
+    """Whether a file may begin a NetParameter, with its name or a layer: the format has no magic number."""
+    return head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06"
+
+
+def read(path: Path) -> Read:
+    tensors: dict[str, np.ndarray] = {}
+    layers = 0
+    with path.open("rb") as file:
+        for field, value in fields(file, 0, path.stat().st_size):
+            if field in GENERATIONS and isinstance(value, tuple):
+                layers += 1
+                name, blobs = layer(file, value, *GENERATIONS[field])
+                for i, blob in enumerate(blobs):
+                    add(path, tensors, f"{name}/{i}", array_of(path, f"{name}/{i}", file, blob))
+    if layers and not tensors:
+        raise InputError(
+            f"{path} has layers without weights (of Caffe's first format, or a network's definition alone): "
+            "convert it with Caffe's upgrade_net_proto_binary, or name the trained .caffemodel."
+        )
+    return "Caffe", tensors, []
+
+
+def layer(file: BinaryIO, span: Span, name_field: int, blobs_field: int) -> tuple[str, list[Span]]:
+    name, blobs = "", []
+    for field, value in fields(file, *span):
+        if field == name_field and isinstance(value, tuple):
+            file.seek(value[0])
+            name = file.read(min(value[1] - value[0], LONGEST_NAME)).decode()
+        elif field == blobs_field and isinstance(value, tuple):
+            blobs.append(value)
+    return name, blobs
+
+
+def array_of(path: Path, name: str, file: BinaryIO, span: Span) -> np.ndarray:
+    pieces: list[np.ndarray] = []
+    old_shape: dict[int, int] = {}
+    shape: list[int] | None = None
+    for field, value in fields(file, *span, repeated=(FLOATS, DOUBLES)):
+        if field in (FLOATS, DOUBLES):
+            pieces.append(numbers(file, value, "<f4" if field == FLOATS else "<f8"))
+        elif field == SHAPE and isinstance(value, tuple):
+            shape = [n for dim, v in fields(file, *value) if dim == 1 for n in integers(file, v)]
+        elif field in OLD_SHAPE and isinstance(value, int):
+            old_shape[field] = value
+    if shape is None:
+        shape = [old_shape.get(field, 0) for field in OLD_SHAPE] if old_shape else [0]
+    data = pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
+    if elements(path, name, shape) != data.size:
+        raise damaged(path, f"{shown(name)} holds {data.size} numbers for the shape {shape}")
+    return data.reshape(shape)
+
+
+def numbers(file: BinaryIO, value: Any, dtype: str) -> np.ndarray:
+    """A packed run of numbers at its place in the file, or the unpacked ones that fields() has gathered."""
+    if isinstance(value, bytes):
+        return np.frombuffer(value, dtype)
+    start, end = value
+    if (end - start) % np.dtype(dtype).itemsize:
+        raise ValueError("a piece of a number")
+    file.seek(start)
+    return np.fromfile(file, dtype, (end - start) // np.dtype(dtype).itemsize)
+
+
+def integers(file: BinaryIO, value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    else:
+        file.seek(value[0])
+        while file.tell() < value[1]:
+            yield varint(file)
+
+
+def fields(file: BinaryIO, start: int, end: int, repeated: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:
+    """The fields of the message at start to end: an int, a Span, or the bytes of a number.
+
+    Unpacked numbers of the repeated fields come joined, many at a time: one by one they would take minutes.
+    """
+    at = start
+    while at < end:
+        file.seek(at)
+        key = varint(file)
+        field, wire = key >> 3, key & 7
+        if field == 0 or wire not in (VARINT, FIXED64, BYTES, FIXED32):
+            raise ValueError(f"field {field} of wire type {wire}")
+        value: Any
+        if wire == VARINT:
+            value = varint(file)
+            at = file.tell()
+        elif wire == BYTES:
+            length = varint(file)
+            value = (file.tell(), file.tell() + length)
+            at = value[1]
+        else:
+            width = 4 if wire == FIXED32 else 8
+            value = file.read(width)
+            at = file.tell()
+            if field in repeated:
+                more = following(file, key, width, end)
+                value += more.tobytes()
+                at += len(more) * (1 + width)
+        if at > end:
+            raise ValueError(f"field {field} ends {at - end} bytes behind its message")
+        yield field, value
+
+
+def following(file: BinaryIO, key: int, width: int, end: int) -> np.ndarray:
+    """The numbers, as (n, width) bytes, that follow at the file's position one by one, each behind the same key."""
+    count = min(UNPACKED_AT_ONCE, (end - file.tell()) // (1 + width))
+    rows = np.frombuffer(file.read(count * (1 + width)), np.uint8).reshape(-1, 1 + width)
+    return rows[: np.argmin([*(rows[:, 0] == key), False]), 1:]
+
+
+def varint(file: BinaryIO) -> int:
+    value: int = 0
+    for i in range(10):
+        (byte,) = struct.unpack("B", file.read(1))
+        value |= (byte & 127) << (7 * i)
+        if byte < 128:
+            return value
+    raise ValueError("an integer of more than ten bytes")

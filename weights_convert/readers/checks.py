@@ -1,0 +1,100 @@
+"""What all readers share: the words for damage, the limits on what a file may ask for, and plain NumPy arrays."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minisatm.errors import InputError
+
+Read = tuple[str, dict[str, np.ndarray], list[str]]  # format, tensors, notes
+
+GIB = 2**30
+LARGEST = 16 * GIB
+OUT_OF_PROPORTION = 20  # a file's tensors may take this many times its own size: float weights hardly compress
+MOST_DIMS = 8
+MOST_TENSORS = 100_000
+
+
+def shown(text: object) -> str:
+    """A name out of a file, fit for an error message: it may hold line ends, control codes or megabytes."""
+    text = str(text)[:200].encode("unicode_escape").decode("ascii")
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is cut short or damaged ({shown(what)}): download or copy it again.")
+
+
+class Budget:
+    """The bytes that a file may still ask for; taken before they are allocated."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, path.stat().st_size
+        self.left = min(OUT_OF_PROPORTION * self.size + 2**20, LARGEST)
+
+    def take(self, count: int) -> None:
+        self.left -= count
+        if count < 0 or self.left < 0:
+            raise InputError(
+                f"{self.path} of {self.size} bytes asks for more than {OUT_OF_PROPORTION} times as much, or more than "
+                f"{LARGEST // GIB} GiB: it is damaged or made to do harm, so download it from its publisher."
+            )
+
+
+def add(path: Path, tensors: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
+    """Put an array under its name as plain, contiguous numbers in this machine's order, half precision widened."""
+    if name in tensors:
+        raise InputError(f"{path} holds two tensors named {shown(name)}: download or make it again.")
+    if len(tensors) >= MOST_TENSORS:
+        raise InputError(f"{path} holds more than {MOST_TENSORS} tensors: name a file of one network's weights.")
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{path} holds no numbers in {shown(name)} ({shown(array.dtype)}): name a file of weights.")
+    elements(path, name, array.shape)
+    half = array.dtype.kind == "f" and array.dtype.itemsize == 2  # in either order
+    dtype = np.dtype(np.float32) if half else array.dtype.newbyteorder("=")
+    tensors[name] = np.asarray(array, dtype, order="C")
+
+
+def elements(path: Path, name: str, shape: Sequence[Any]) -> int:
+    """How many numbers a shape holds, once it is known to be one."""
+    if len(shape) > MOST_DIMS or any(type(n) is not int or n < 0 for n in shape):
+        raise damaged(path, f"{shown(name)} has {len(shape)} dimensions, {shown(list(shape[:MOST_DIMS]))}")
+    return math.prod(shape)
+
+
+def bfloat16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16, of which NumPy knows nothing, is the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip archive whose members have names of their own and, unpacked, a size in proportion to the file's."""
+    archive = zipfile.ZipFile(path)
+    try:
+        names = archive.namelist()
+        if len(set(names)) != len(names):
+            raise damaged(path, "two members of one name")
+        Budget(path).take(sum(info.file_size for info in archive.infolist()))
+    except InputError:
+        archive.close()
+        raise
+    return archive
+
+
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """A member's declared bytes, no more; in pieces, since zipfile would hold a large one twice."""
+    data = np.empty(info.file_size, np.uint8)
+    filled = 0
+    with archive.open(info) as member:
+        while piece := member.read(2**20):  # the last read also checks the CRC
+            data[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+            filled += len(piece)
+    if filled != info.file_size:
+        raise damaged(Path(str(archive.filename)), f"{info.filename} ends after {filled} of {info.file_size} bytes")
+    return data

@@ -1,0 +1,226 @@
+"""Keras's files: the .h5 of Keras 1 and 2, the .weights.h5 of Keras 3, and its .keras, which is a zip around one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from minisatm.errors import InputError
+
+from .checks import Budget, Read, add, bfloat16, damaged, open_zip, shown
+
+HARMLESS_FILTERS = {1, 2, 3, 4, 32000}  # gzip, shuffle, Fletcher's sum, szip, lzf; others load a plug-in, which is code
+
+
+def read_h5(path: Path) -> Read:
+    with h5py.File(path, "r") as file:
+        group = inside(path, file, "model_weights") if linked(file, "model_weights") else file
+        if "layer_names" in group.attrs or "layer_names0" in group.attrs:
+            return "Keras 2 HDF5", by_layer_names(path, group), versions(group)
+        if linked(file, "layers") or linked(file, "vars"):
+            return "Keras 3 weights", Keras3(path).read(file, {}), ["Keras 3, whose layers are counted by class"]
+        if "minisatm" in str(file.attrs.get("format")):
+            raise InputError(f"{path} is minisatm's own file already: use it as it is.")
+        raise unknown(path, file)
+
+
+def read_archive(path: Path) -> Read:
+    """The .h5 in the zip goes through a temporary file: HDF5 jumps about, which in a zip would be slow."""
+    notes = []
+    with open_zip(path) as archive, tempfile.TemporaryFile() as copy:
+        config = json.loads(archive.read("config.json"))["config"]
+        if "metadata.json" in archive.namelist():
+            notes.append(f"Keras {shown(json.loads(archive.read('metadata.json'))['keras_version'])}")
+        if "layers" in config:
+            notes.append("the names and the order of the layers are known")
+        with archive.open("model.weights.h5") as member:
+            while piece := member.read(2**20):
+                copy.write(piece)
+        with h5py.File(copy, "r") as file:
+            if not linked(file, "layers") and not linked(file, "vars"):
+                raise unknown(path, file)
+            return "Keras 3 archive", Keras3(path).read(file, config), notes
+
+
+def unknown(path: Path, file: Any) -> InputError:
+    if linked(file, "_layer_checkpoint_dependencies"):
+        return InputError(f"{path} is of Keras 2.13 or older in a format of its own: load and save it there as .h5.")
+    return InputError(f"{path} is an .h5 file, but not of weights that Keras wrote: name one that it did.")
+
+
+# ---- Keras 1 and 2: groups of layers, with the names in attributes
+
+
+def by_layer_names(path: Path, group: Any) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    budget = Budget(path)
+    for layer in strings(group, "layer_names"):
+        names = strings(inside(path, group, layer), "weight_names")
+        for name in names:
+            array = array_of(path, name, inside(path, group, f"{layer}/{name}"), budget)
+            add(path, tensors, f"{layer}/{short(layer, name, names)}", array)
+    return tensors
+
+
+def short(layer: str, name: str, names: list[str]) -> str:
+    """The last part of conv1/conv1/kernel:0; a model that is a layer has many kernels and keeps its layers' names."""
+    last = {name.rsplit("/", 1)[-1] for name in names}
+    name = name.rsplit("/", 1)[-1] if len(last) == len(names) else name.removeprefix(layer + "/")
+    return name.removesuffix(":0")
+
+
+def strings(group: Any, name: str) -> list[str]:
+    """An attribute's strings; a long list is split over name0, name1, ..., since HDF5 limits an attribute to 64 KiB."""
+    parts = [name] if name in group.attrs else []
+    while not parts or parts[0] != name:
+        if f"{name}{len(parts)}" not in group.attrs:
+            break
+        parts.append(f"{name}{len(parts)}")
+    if not parts:
+        raise KeyError(f"no {name} in {group.name}")
+    return [text(value) for part in parts for value in np.asarray(group.attrs[part]).ravel()]
+
+
+def text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def versions(group: Any) -> list[str]:
+    found = [shown(text(group.attrs[name])) for name in ("keras_version", "backend") if name in group.attrs]
+    return ["Keras " + ", ".join(found)] if found else []
+
+
+# ---- Keras 3: layers/<class>_<how many before it>/vars/<number>, and more layers in a layer
+
+
+class Keras3:
+    """A walk over a model's groups; none may come twice, or a file of a few could keep us for ever."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.budget, self.seen = path, Budget(path), set[int]()
+        self.tensors: dict[str, np.ndarray] = {}
+
+    def read(self, file: Any, config: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The variables by their layers' names where the model's config is known, else by class and number."""
+        only = ("vars", "layers") if linked(file, "layers") else None  # beside them lies the optimizer
+        self.layer(file, "", {"config": config}, only)
+        return self.tensors
+
+    def members(self, group: Any) -> list[str]:
+        if not isinstance(group, h5py.Group) or hash(group) in self.seen:
+            raise damaged(self.path, "a group that is none, or comes twice")
+        self.seen.add(hash(group))
+        return sorted(group, key=natural)
+
+    def layer(self, group: Any, name: str, entry: dict[str, Any], only: tuple[str, ...] | None = None) -> None:
+        """All that is in a layer's group; entry: its place in the config."""
+        for child in self.members(group):
+            inner = inside(self.path, group, child)
+            if child == "vars":
+                self.variables(inner, name, entry)
+            elif child == "layers":
+                self.layers(inner, name, entry)
+            elif (only is None or child in only) and (name or child != "optimizer"):
+                self.layer(inner, joined(name, child), {})
+
+    def layers(self, group: Any, name: str, entry: dict[str, Any]) -> None:
+        """The layers of a model, in the order of its config where there is one."""
+        entries = by_group(entry.get("config", {}).get("layers", []))
+        members = self.members(group)
+        unnamed = [member for member in members if member not in entries]
+        if entries and unnamed:
+            raise damaged(self.path, f"its config.json names no layer {unnamed[0]}")
+        for member in [m for m in entries if m in members] or members:
+            inner = entries.get(member, {"config": {"name": member}})
+            self.layer(inside(self.path, group, member), joined(name, inner["config"]["name"]), inner)
+
+    def variables(self, group: Any, name: str, entry: dict[str, Any]) -> None:
+        names = dict(enumerate(variable_names(entry)))
+        for member in self.members(group):
+            full = joined(name, names.get(int(member), member) if member.isdecimal() else member)
+            add(self.path, self.tensors, full, array_of(self.path, full, inside(self.path, group, member), self.budget))
+
+
+def by_group(layers: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The entries of a config under the names that their groups have: conv2d, conv2d_1, dense, ..."""
+    entries: dict[str, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
+    for entry in layers:
+        kind = snake_case(entry["class_name"])
+        counts[kind] = counts.get(kind, -1) + 1
+        entries[f"{kind}_{counts[kind]}" if counts[kind] else kind] = entry
+    return entries
+
+
+def variable_names(entry: dict[str, Any]) -> list[str]:
+    """What the numbered variables of a layer are called: Keras 3 stores them in the order in which it makes them."""
+    kind, config = entry.get("class_name", ""), entry.get("config", {})
+    if kind in ("BatchNormalization", "LayerNormalization", "GroupNormalization"):
+        names = ["gamma"] * bool(config.get("scale", True)) + ["beta"] * bool(config.get("center", True))
+        return names + (["moving_mean", "moving_variance"] if kind == "BatchNormalization" else [])
+    if kind.startswith("SeparableConv"):
+        return ["depthwise_kernel", "pointwise_kernel", "bias"]
+    if kind == "Normalization":
+        return ["mean", "variance", "count"]
+    return ["kernel", "bias"] if kind == "Dense" or "Conv" in kind else []
+
+
+def snake_case(class_name: str) -> str:
+    """Conv2D -> conv2d, BatchNormalization -> batch_normalization: by Keras's rule, which decides the groups' names."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def natural(key: str) -> tuple[str, int]:
+    """A sorting key that puts conv2d_10 behind conv2d_9, and conv2d, the first of them, in front."""
+    stem, _, number = key.rpartition("_")
+    return (stem, int(number)) if number.isdecimal() else (key, 0)
+
+
+def joined(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+# ---- HDF5, whose files can point to other files and to plug-ins
+
+
+def linked(group: Any, name: str) -> bool:
+    """Whether the group has the name, without following a link, as `in` would."""
+    return group.get(name, getlink=True) is not None
+
+
+def inside(path: Path, group: Any, name: str) -> Any:
+    """What lies under a name in this very file: a link can lead to any file that the user may read."""
+    for part in name.split("/"):
+        link = group.get(part, getlink=True)
+        if link is None:
+            raise damaged(path, f"nothing at {name}")
+        if not isinstance(link, h5py.HardLink):
+            raise InputError(f"{path} has a link in place of {shown(name)}: copy the linked data into one file.")
+        group = group[part]
+    return group
+
+
+def array_of(path: Path, name: str, dataset: Any, budget: Budget) -> np.ndarray:
+    if not isinstance(dataset, h5py.Dataset):
+        raise damaged(path, f"no data at {name}")
+    if dataset.is_virtual or dataset.external:
+        raise InputError(f"{path} keeps {shown(name)} in another file: copy the data into one file.")
+    plist = dataset.id.get_create_plist()
+    if not {plist.get_filter(i)[0] for i in range(plist.get_nfilters())} <= HARMLESS_FILTERS:
+        raise InputError(f"{path} packs {shown(name)} with a plug-in of HDF5: save it without, or with gzip.")
+    dtype = dataset.dtype
+    half = dtype.kind == "V" and dtype.itemsize == 2 and dataset.attrs.get("dtype") == "bfloat16"
+    if dtype.kind not in "fiub" and not half:
+        raise InputError(f"{path} holds no numbers in {shown(name)} ({shown(dtype)}): name a file of weights.")
+    budget.take(max(dataset.size, math.prod(dataset.chunks or ())) * dtype.itemsize)
+    if dataset.size and not dataset.id.get_storage_size():
+        raise damaged(path, f"the numbers of {name} were never written")
+    return bfloat16(dataset[()].view(np.uint16)) if half else dataset[()]

@@ -1,0 +1,222 @@
+"""PyTorch's checkpoints: the zip of 1.6 and later, and the stream of pickles and raw storages before it."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minisatm.errors import InputError
+
+from .checks import MOST_DIMS, Budget, Read, add, bfloat16, damaged, open_zip, read_member, shown
+from .pickles import Machine, Named, Opaque, fill
+
+LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+LONGEST_PICKLE = 2**24
+STORAGES = {"Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": "bf16", "Long": "i8", "Int": "i4", "Short": "i2",
+            "Char": "i1", "Byte": "u1", "Bool": "?"}  # fmt: skip
+NO_WEIGHTS = ("torch.device", "torch.Size", "argparse.Namespace", "collections.defaultdict", "collections.Counter",
+              "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+              "_codecs.encode")  # fmt: skip
+USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The type of a storage's elements, which the pickle names."""
+
+    dtype: str
+
+    @property
+    def itemsize(self) -> int:
+        return 2 if self.dtype == "bf16" else np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Storage:
+    """count elements from start on, of the raw numbers that the file keeps under a key."""
+
+    key: str
+    kind: Kind
+    start: int
+    count: int
+    whole: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor as the pickle describes it, before the numbers are read: offset, size and stride count elements."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read_zip(path: Path) -> Read:
+    with open_zip(path) as archive:
+        (pickle,) = (n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl"))
+        folder = pickle.removesuffix("data.pkl")
+        if archive.getinfo(pickle).file_size > LONGEST_PICKLE:
+            raise damaged(path, f"{shown(pickle)} of {archive.getinfo(pickle).file_size} bytes")
+        big = folder + "byteorder" in archive.namelist() and archive.read(folder + "byteorder") == b"big"
+        saved = machine(path).load(io.BytesIO(archive.read(pickle)))
+
+        @functools.cache  # tensors can share a storage
+        def raw(key: str) -> np.ndarray:
+            return read_member(archive, archive.getinfo(f"{folder}data/{key}"))
+
+        return "PyTorch zip", *tensors_of(path, saved, raw, ">" if big else "<")
+
+
+def read_legacy(path: Path) -> Read:
+    """Magic number, protocol, the writer's machine, the object, the storages' keys; then the storages themselves."""
+    with path.open("rb") as file:
+        head = io.BytesIO(file.read(min(LONGEST_PICKLE, path.stat().st_size)))
+        known: dict[str, Storage] = {}
+        load = machine(path, known).load
+        _, protocol, _, saved, keys = (load(head) for _ in range(5))
+        if protocol != 1001:
+            raise InputError(f"{path} is of PyTorch's protocol {shown(protocol)}: save it again with torch.save.")
+        file.seek(head.tell())
+        del head
+        raw: dict[str, np.ndarray] = {}
+        for key in keys:
+            (count,) = struct.unpack("<q", file.read(8))
+            size = count * known[key].kind.itemsize
+            if count != known[key].whole or size > path.stat().st_size - file.tell():
+                raise damaged(path, f"storage {shown(key)} should have {known[key].whole} elements")
+            raw[key] = np.fromfile(file, np.uint8, size)
+        if file.read(1):
+            raise damaged(path, "it goes on behind its last storage")
+        return "PyTorch legacy", *tensors_of(path, saved, raw.__getitem__, "<")  # on any machine
+
+
+def machine(path: Path, known: dict[str, Storage] | None = None) -> Machine:
+    """A reader of torch.save's pickles; known collects the storages by key."""
+
+    def name(module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in NAMES:
+            return NAMES[full]
+        whole = full.startswith(("torch.nn.", "torchvision.", "__torch__"))
+        raise InputError(
+            f"{path} is {'a whole saved model' if whole else 'no state_dict'} (it asks Python for {shown(full)}) and "
+            "nothing in a file is ever run here: where you trust it, load it with the program that wrote it and "
+            "torch.save the model.state_dict()."
+        )
+
+    def persistent(id: Any) -> Storage:
+        if id[0] == "module":
+            raise InputError(
+                f"{path} is a whole saved model: load it with the program that wrote it and torch.save the "
+                "model.state_dict()."
+            )
+        _, kind, key, _, whole, *view = id
+        (_, start, count) = view[0] if view and view[0] is not None else (None, 0, whole)
+        if not isinstance(kind, Kind) or not isinstance(key, str) or not counts(start, count, whole):
+            raise ValueError("a broken storage")
+        if start + count > whole:
+            raise ValueError("a storage that reaches outside another")
+        storage = Storage(key, kind, start, count, whole)
+        if known is not None:
+            known.setdefault(key, storage)
+        return storage
+
+    return Machine(name, persistent)
+
+
+def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> View:
+    """torch._utils._rebuild_tensor_v2: a tensor may read its own storage and nothing around it."""
+    if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise ValueError("a broken tensor")
+    if len(size) != len(stride) or len(size) > MOST_DIMS or not counts(offset, *size, *stride):
+        raise ValueError("a tensor of negative or too many dimensions")
+    last = sum((n - 1) * step for n, step in zip(size, stride))
+    if 0 not in size and offset + last >= storage.count:
+        raise ValueError("a tensor that reaches outside its storage")
+    return View(storage, offset, size, stride)
+
+
+def counts(*values: Any) -> bool:
+    return all(type(n) is int and 0 <= n < 2**48 for n in values)
+
+
+def parameter(data: Any, *_: Any) -> Any:
+    if not isinstance(data, View):
+        raise ValueError("a parameter of no tensor")
+    return data
+
+
+def ordered(items: Any = ()) -> Any:
+    """collections.OrderedDict; Python 2 gives the items along, as pairs."""
+    return fill({}, [part for key, value in items for part in (key, value)])
+
+
+NAMES: dict[str, Any] = {
+    "collections.OrderedDict": Named(ordered),
+    "torch._utils._rebuild_tensor": Named(rebuild),
+    "torch._utils._rebuild_tensor_v2": Named(rebuild),
+    "torch._utils._rebuild_parameter": Named(parameter),
+    "torch._utils._rebuild_parameter_with_state": Named(parameter),
+    **{f"{module}.{name}Storage": Kind(d) for name, d in STORAGES.items() for module in ("torch", "torch.cuda")},
+    **{name: Named(lambda *_: Opaque()) for name in NO_WEIGHTS},
+}
+
+
+def tensors_of(
+    path: Path, saved: Any, raw: Callable[[str], np.ndarray], order: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Tensors and notes; raw(key) gives a storage's bytes, which lie in the order < or >."""
+    views, notes = state_dict(path, saved)
+    if views and all(name.startswith("module.") for name in views):
+        views = {name.removeprefix("module."): view for name, view in views.items()}
+        notes.append('the prefix "module." of DataParallel is left out of the names')
+    tensors: dict[str, np.ndarray] = {}
+    budget = Budget(path)
+    for name, view in views.items():
+        add(path, tensors, name, array_of(view, raw(view.storage.key), order, budget))
+    return tensors, notes
+
+
+def state_dict(path: Path, saved: Any) -> tuple[dict[str, View], list[str]]:
+    """The tensors by name: saved itself, or the one value in it that holds them."""
+    if not isinstance(saved, dict):
+        raise InputError(f"{path} holds no names: torch.save the model.state_dict() instead.")
+    inner = {key: views for key, value in saved.items() if (views := views_in(value))}
+    for key in USUAL_KEYS:
+        if key in inner:
+            return inner[key], [f"taken from {key} of the checkpoint"]
+    if own := views_in(saved):
+        return own, []
+    if len(inner) > 1:
+        some = ", ".join(shown(key) for key in inner)
+        raise InputError(f"{path} holds several sets of tensors ({some}): torch.save the one you mean on its own.")
+    return next(((views, [f"taken from {shown(key)} of the checkpoint"]) for key, views in inner.items()), ({}, []))
+
+
+def views_in(value: Any) -> dict[str, View]:
+    items = value.items() if isinstance(value, dict) else ()
+    return {name: view for name, view in items if isinstance(name, str) and isinstance(view, View)}
+
+
+def array_of(view: View, raw: np.ndarray, order: str, budget: Budget) -> np.ndarray:
+    """The numbers of a view; rebuild and persistent have checked that it stays inside its storage."""
+    kind, storage = view.storage.kind, view.storage
+    if raw.size != storage.whole * kind.itemsize:
+        raise ValueError(f"storage {storage.key} has {raw.size} bytes")
+    half = kind.dtype == "bf16"
+    dtype = np.dtype(order + ("u2" if half else kind.dtype.replace("?", "b1")))
+    count = math.prod(view.size)
+    budget.take(count * kind.itemsize)
+    flat = raw.view(dtype)[storage.start + view.offset :]
+    strides = tuple(step * kind.itemsize for step in view.stride)
+    array = np.lib.stride_tricks.as_strided(flat, view.size, strides) if count else np.zeros(view.size, dtype)
+    return bfloat16(array) if half else array
