@@ -141,6 +141,32 @@ def test_a_missing_top_is_drawn(tmp_path, monkeypatch):
     assert (built.stem.conv.weight.data == network.stem.conv.weight.data).all()
 
 
+def test_vgg16_without_its_dense_layers(tmp_path, monkeypatch):
+    m = map_of("keras.applications", "vgg16")
+    tensors = {n: a for n, a in as_published(m, thin(m)).items() if n.startswith("block")}
+    published(monkeypatch, tensors, "Keras 2 HDF5")
+    out, lines = run(tmp_path, m, classes=8)
+    drawn = [line.split(": ")[1].split()[0] for line in lines if line.startswith("drawn at random: ")]
+    assert drawn == [f"{name}.{part}" for name in ("fc6", "fc7", "fc8") for part in ("weight", "bias")]
+    assert models.build(None, weights=str(out)).definition["classes"] == 8
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet50"])
+def test_the_names_of_keras_1(tmp_path, monkeypatch, model):
+    """block1_conv1/block1_conv1_W_1, as in the first published files."""
+    m = map_of("keras.applications", model)
+    network = thin(m)
+    words = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
+    tensors = {}
+    for name, array in as_published(m, network).items():
+        layer, word = name.split("/")
+        tensors[f"{layer}/{layer}_{words.get(word, word)}_1"] = array
+    published(monkeypatch, tensors, "Keras 2 HDF5")
+    out, _ = run(tmp_path, m)
+    state = models.build(model, weights=str(out)).state()
+    assert {n: a.tobytes() for n, a in state.items()} == {n: a.tobytes() for n, a in network.state().items()}
+
+
 def test_another_number_of_classes_replaces_the_top(tmp_path, monkeypatch):
     m = map_of("keras.applications", "vgg16")
     published(monkeypatch, as_published(m, thin(m)))

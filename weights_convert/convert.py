@@ -26,6 +26,10 @@ CLASSES_OF_KERAS = {  # Keras 3 numbers its layers by class, and their arrays in
     "dense": ("kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
+KERAS_1 = {  # the variance was called running_std
+    "W": "kernel", "b": "bias", "gamma": "gamma", "beta": "beta", "running_mean": "moving_mean",
+    "running_std": "moving_variance",
+}  # fmt: skip
 
 
 class Zeros(np.random.Generator):
@@ -117,7 +121,7 @@ def _named(m: Map, found: Source) -> tuple[int, dict[str, Array]]:
     if found.format == "Keras 3 weights":
         tensors = _by_layer(tensors, m, thin, pairs)
     elif found.format.startswith("Keras"):
-        tensors = _from_zero(tensors)
+        tensors = _from_zero({_of_keras_1(name): array for name, array in tensors.items()})
     known = {pair.theirs for pair in pairs} & set(tensors)
     return 2 * len(known) - len(set(tensors) - known), tensors
 
@@ -133,11 +137,13 @@ def _plan(m: Map, tensors: dict[str, Array], classes: int | None, size: int | No
     plan = Plan(m, network.definition, shapes, tensors, [], [], [], [])
     top = {f"{network.top}.weight", f"{network.top}.bias"}
     replaced = classes is not None and own is not None and classes != own
+    without = not any(name in tensors for name in m.top)
     named, taken = {pair.theirs for pair in pairs}, set()
     for pair in pairs:
         if pair.theirs in tensors:
             taken.add(pair.theirs)
-        if pair.ours in top and (replaced or not any(name in tensors for name in m.top)):
+        head = without and pair.ours.partition(".")[0] in m.head and pair.theirs not in tensors
+        if head or (pair.ours in top and (replaced or without)):
             plan.drawn.append(pair.ours)
         elif pair.theirs not in tensors:
             near = _nearest(pair.theirs, set(tensors) - named)
@@ -162,6 +168,12 @@ def _plan(m: Map, tensors: dict[str, Array], classes: int | None, size: int | No
 def _nearest(name: str, others: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(others), 1)
     return f" (nearest: {near[0]})" if near else ""
+
+
+def _of_keras_1(name: str) -> str:
+    """The first published files have "block1_conv1/block1_conv1_W_1" for what is "block1_conv1/kernel" since."""
+    found = re.fullmatch(rf"(.+)/(?:.*/)?\1_({'|'.join(KERAS_1)})(?:_\d+)?", name)
+    return f"{found[1]}/{KERAS_1[found[2]]}" if found else name
 
 
 def _from_zero(tensors: dict[str, Array]) -> dict[str, Array]:
@@ -263,7 +275,7 @@ def report(plan: Plan, found: Source, out: Path) -> list[str]:
     count = sum(int(np.prod(plan.shapes[pair.ours])) for pair in plan.pairs)
     lines.append(
         f"{out}: {plan.map.model} of {plan.map.source}, {len(plan.pairs)} of {len(plan.shapes)} arrays from "
-        f"{found.format} ({count:,} numbers)" + ("" if plan.map.tried else "; this map was not tried on the real file")
+        f"{found.format} ({count:,} numbers)" + (f"; this map was {proof(plan.map)}" if not plan.map.tried else "")
     )
     return lines
 
@@ -275,7 +287,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 def listing(maps: Iterable[Map] = MAPS) -> list[str]:
     """What is known: source, model, public names of the files and their sizes."""
     rows = [
-        (m.source, m.model, f"{m.size}x{m.size}x{m.channels}", str(m.classes), name, size, "" if m.tried else NOT_TRIED)
+        (m.source, m.model, f"{m.size}x{m.size}x{m.channels}", str(m.classes), name, size, proof(m))
         for m in maps for name, size in m.files
     ]  # fmt: skip
     rows.insert(0, ("source", "--model", "input", "classes", "file", "size", ""))
@@ -283,5 +295,11 @@ def listing(maps: Iterable[Map] = MAPS) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
-NOT_TRIED = "not tried on the real file"
+def proof(m: Map) -> str:
+    """What a map was held against."""
+    if m.tried:
+        return "tried on the real file"
+    return "not tried on the real file" + (f", but compared with {m.compared}" if m.compared else "")
+
+
 __all__ = ["Plan", "convert", "listing", "plan_of"]

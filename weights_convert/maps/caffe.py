@@ -23,7 +23,7 @@ def vgg_face(network: Any) -> Iterator[Pair]:
 
 MAPS = (
     Map("VGG_FACE", "vgg16", 224, 2622, dict(dropout=0.5, **caffe_input(VGG_FACE_MEAN)), vgg_face,
-        (("VGG_FACE.caffemodel", "580 MB"),), tried=False, top=("fc8/0", "fc8/1")),
+        (("VGG_FACE.caffemodel", "580 MB"),), top=("fc8/0", "fc8/1")),
     Map("caffe", "lenet", 28, 10, dict(lenet.VARIANTS["caffe_lenet"]), lenet.caffe_lenet,
-        (("lenet_iter_10000.caffemodel", "1.7 MB"),), channels=1, top=("ip2/0", "ip2/1")),
+        (("lenet_iter_10000.caffemodel", "1.7 MB"),), tried=True, channels=1, top=("ip2/0", "ip2/1")),
 )  # fmt: skip

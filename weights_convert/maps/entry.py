@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from minisatm.models import Network
@@ -26,7 +26,9 @@ class Map:
 
     variant: fields of the definition for models.build. pairs: of a network that was built so. ignored: patterns of
     source tensors that have no place in it. files: public names, with their sizes. order: for Keras 3 files, which know
-    layers by class and number only, the names of the layers as the model lists them. stages: which model each build is.
+    layers by class and number only, the names of the layers as the model lists them. top: the last layer's weight and
+    bias in the source; head: our layers before it that a file without its top lacks as well. tried: on the published
+    file itself; compared: with whose networks, on files that they wrote.
     """
 
     source: str
@@ -38,9 +40,11 @@ class Map:
     files: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
     order: Callable[[Network], Sequence[str]] | None = None
-    tried: bool = True
+    tried: bool = False
+    compared: str = ""
     channels: int = 3
-    top: tuple[str, ...] = field(default=())  # the last layer's tensors in the source: weight, bias
+    top: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
 
 
 def caffe_input(mean: Sequence[float]) -> dict[str, Any]:

@@ -98,15 +98,15 @@ TOP = ("predictions/kernel", "predictions/bias")
 SOURCE = "keras.applications"
 MAPS = (
     Map(SOURCE, "vgg16", 224, 1000, dict(dropout=0.0, **caffe_input(CAFFE_MEAN)), vgg16,
-        _files("vgg16", "553 MB", "59 MB"), order=vgg16_order, top=TOP),
+        _files("vgg16", "553 MB", "59 MB"), order=vgg16_order, top=TOP, head=("fc6", "fc7"), compared="Keras"),
     Map(SOURCE, "resnet50", 224, 1000, RESNET, resnet, _files("resnet50", "103 MB", "95 MB"),
-        order=resnet_order, top=TOP),
+        order=resnet_order, top=TOP, compared="Keras"),
     Map(SOURCE, "resnet101", 224, 1000, RESNET, resnet, _files("resnet101", "179 MB", "171 MB"),
-        order=resnet_order, top=TOP),
+        order=resnet_order, top=TOP, compared="Keras"),
     Map(SOURCE, "inception_v3", 299, 1000, inception.VARIANTS["keras_inception_v3"], inception.keras_inception_v3,
         _files("inception_v3", "96 MB", "88 MB"), order=partial(inception_order, inception.keras_inception_v3),
-        top=TOP),
+        top=TOP, compared="Keras"),
     Map(SOURCE, "inception_resnet_v2", 299, 1000, inception.VARIANTS["keras_inception_resnet_v2"],
         inception.keras_inception_resnet_v2, _files("inception_resnet_v2", "225 MB", "219 MB"),
-        order=partial(inception_order, inception.keras_inception_resnet_v2), top=TOP),
+        order=partial(inception_order, inception.keras_inception_resnet_v2), top=TOP, compared="Keras"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""keras-vggface (rcmalli): VGG16 of 2,622 and ResNet50 of 8,631 celebrities. Not tried on the real files."""
+"""keras-vggface (rcmalli): VGG16 of 2,622 and ResNet50 of 8,631 celebrities. The real files could not be had."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ RESNET = dict(stride_in="1x1", eps=1e-3, momentum=0.01, unbiased=False, stem_pad
 SOURCE = "keras-vggface"
 MAPS = (
     Map(SOURCE, "vgg16", 224, 2622, dict(dropout=0.0, **caffe_input(VGG_MEAN)), vgg16,
-        (("rcmalli_vggface_tf_vgg16.h5", "580 MB"), ("rcmalli_vggface_tf_notop_vgg16.h5", "59 MB")), tried=False,
-        top=("fc8/kernel", "fc8/bias")),
+        (("rcmalli_vggface_tf_vgg16.h5", "580 MB"), ("rcmalli_vggface_tf_notop_vgg16.h5", "59 MB")),
+        compared="Keras", top=("fc8/kernel", "fc8/bias"), head=("fc6", "fc7")),
     Map(SOURCE, "resnet50", 224, 8631, RESNET, resnet50,
-        (("rcmalli_vggface_tf_resnet50.h5", "165 MB"), ("rcmalli_vggface_tf_notop_resnet50.h5", "94 MB")), tried=False,
-        top=("classifier/kernel", "classifier/bias")),
+        (("rcmalli_vggface_tf_resnet50.h5", "165 MB"), ("rcmalli_vggface_tf_notop_resnet50.h5", "94 MB")),
+        compared="Keras", top=("classifier/kernel", "classifier/bias")),
 )  # fmt: skip

@@ -59,16 +59,16 @@ SOURCE = "torchvision"
 VGG_TOP, TOP = ("classifier.6.weight", "classifier.6.bias"), ("fc.weight", "fc.bias")
 MAPS = (
     Map(SOURCE, "vgg16", 224, 1000, dict(dropout=0.5), vgg16, (("vgg16-397923af.pth", "528 MB"),),
-        top=VGG_TOP),
+        top=VGG_TOP, compared="torchvision"),
     Map(SOURCE, "vgg16", 224, 1000, dict(dropout=0.5, batch_norm=True), vgg16, (("vgg16_bn-6c64b313.pth", "528 MB"),),
-        (COUNTS,), top=VGG_TOP),
+        (COUNTS,), top=VGG_TOP, compared="torchvision"),
     Map(SOURCE, "resnet50", 224, 1000, {}, resnet,
         (("resnet50-0676ba61.pth", "98 MB"), ("resnet50-11ad3fa6.pth", "98 MB")), (COUNTS,),
-        top=TOP),
+        top=TOP, compared="torchvision"),
     Map(SOURCE, "resnet101", 224, 1000, {}, resnet,
         (("resnet101-63fe2227.pth", "171 MB"), ("resnet101-cd907fc2.pth", "171 MB")), (COUNTS,),
-        top=TOP),
+        top=TOP, compared="torchvision"),
     Map(SOURCE, "inception_v3", 299, 1000, inception.VARIANTS["torchvision_inception_v3"],
         inception.torchvision_inception_v3, (("inception_v3_google-0cc3c7bd.pth", "104 MB"),),
-        inception.IGNORED["torchvision_inception_v3"], top=TOP),
+        inception.IGNORED["torchvision_inception_v3"], top=TOP, compared="torchvision"),
 )  # fmt: skip
