@@ -65,7 +65,6 @@ def test_keras_2_names_are_layer_and_weight_in_the_order_of_the_attributes(tmp_p
     for group, chunked in ((None, False), ("model_weights", False), (None, True)):
         source = read(keras2(tmp_path / "w", layers, group, chunked))
         same(source.tensors, expected)
-        assert source.notes == ("Keras 2.2.4, tensorflow",)
 
 
 def test_keras_3_counts_layers_by_class_in_their_natural_order(tmp_path):

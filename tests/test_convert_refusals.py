@@ -192,6 +192,30 @@ def test_zips_out_of_proportion_or_with_two_members_of_a_name_are_refused(tmp_pa
     assert "two members of one name" in refusal(tmp_path / "z")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_zip_packed_in_another_way_is_refused(tmp_path, method):
+    """Its unpackers make room for what the file says, up to 4 GiB."""
+    path = tmp_path / "z"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + bytes(100))
+    assert "a way of packing that no writer of weights uses" in refusal(path)
+
+
+def test_a_member_longer_than_the_archive_is_refused_before_room_is_made(tmp_path):
+    path = tmp_path / "z"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(100))
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 20 : entry + 24] = struct.pack("<I", 2**30)  # its compressed size in the central directory
+    path.write_bytes(data)
+    tracemalloc.start()
+    assert "a member that is longer than the archive" in refusal(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
 def test_a_member_shorter_than_its_entry_says_is_refused(tmp_path):
     path = npz_of(tmp_path / "n", {"w": A})
     data = bytearray(path.read_bytes())

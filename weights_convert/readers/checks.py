@@ -17,6 +17,7 @@ Read = tuple[str, dict[str, np.ndarray], list[str]]  # format, tensors, notes
 GIB = 2**30
 LARGEST = 16 * GIB
 OUT_OF_PROPORTION = 20  # a file's tensors may take this many times its own size: float weights hardly compress
+PLAIN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MOST_DIMS = 8
 MOST_TENSORS = 100_000
 
@@ -80,6 +81,10 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         names = archive.namelist()
         if len(set(names)) != len(names):
             raise damaged(path, "two members of one name")
+        if any(info.compress_type not in PLAIN_ZIP for info in archive.infolist()):
+            raise damaged(path, "a way of packing that no writer of weights uses")  # LZMA asks for any memory it likes
+        if any(info.header_offset + info.compress_size > path.stat().st_size for info in archive.infolist()):
+            raise damaged(path, "a member that is longer than the archive")  # zipfile would make room for all of it
         Budget(path).take(sum(info.file_size for info in archive.infolist()))
     except InputError:
         archive.close()

@@ -17,13 +17,14 @@ from minisatm.errors import InputError
 from .checks import Budget, Read, add, bfloat16, damaged, open_zip, shown
 
 HARMLESS_FILTERS = {1, 2, 3, 4, 32000}  # gzip, shuffle, Fletcher's sum, szip, lzf; others load a plug-in, which is code
+LARGEST_ATTRIBUTE = 2**20  # bytes; HDF5's own limit is 64 KiB
 
 
 def read_h5(path: Path) -> Read:
     with h5py.File(path, "r") as file:
         group = inside(path, file, "model_weights") if linked(file, "model_weights") else file
         if "layer_names" in group.attrs or "layer_names0" in group.attrs:
-            return "Keras 2 HDF5", by_layer_names(path, group), versions(group)
+            return "Keras 2 HDF5", by_layer_names(path, group), []
         if linked(file, "layers") or linked(file, "vars"):
             return "Keras 3 weights", Keras3(path).read(file, {}), ["Keras 3, whose layers are counted by class"]
         if "minisatm" in str(file.attrs.get("format")):
@@ -76,6 +77,14 @@ def short(layer: str, name: str, names: list[str]) -> str:
     return name.removesuffix(":0")
 
 
+def attribute(group: Any, name: str) -> Any:
+    """An attribute of no unusual size: HDF5 would make room for whatever it claims."""
+    entry = group.attrs.get_id(name)
+    if math.prod(entry.shape or ()) * entry.dtype.itemsize > LARGEST_ATTRIBUTE:
+        raise ValueError(f"an attribute {name} of {entry.shape} times {entry.dtype.itemsize} bytes")
+    return group.attrs[name]
+
+
 def strings(group: Any, name: str) -> list[str]:
     """An attribute's strings; a long list is split over name0, name1, ..., since HDF5 limits an attribute to 64 KiB."""
     parts = [name] if name in group.attrs else []
@@ -85,16 +94,11 @@ def strings(group: Any, name: str) -> list[str]:
         parts.append(f"{name}{len(parts)}")
     if not parts:
         raise KeyError(f"no {name} in {group.name}")
-    return [text(value) for part in parts for value in np.asarray(group.attrs[part]).ravel()]
+    return [text(value) for part in parts for value in np.asarray(attribute(group, part)).ravel()]
 
 
 def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def versions(group: Any) -> list[str]:
-    found = [shown(text(group.attrs[name])) for name in ("keras_version", "backend") if name in group.attrs]
-    return ["Keras " + ", ".join(found)] if found else []
 
 
 # ---- Keras 3: layers/<class>_<how many before it>/vars/<number>, and more layers in a layer
