@@ -12,7 +12,7 @@ from .errors import InputError
 METHODS = ("undefended", "control", "ensemble", "satm")
 CONDITIONS = ("clean", "white-box", "partner old", "partner new", "hold-out")
 BASELINE = "always "  # how the method of a row begins that answers one class for every image
-NEVER_LEAK = ("step_ll", "r_step_ll")  # attacks that do not read the true label
+NEVER_LEAK = ("step_ll", "r_step_ll", "iterative_ll", "random_noise")  # attacks that do not read the true label
 
 
 def confusion_matrix(true, predicted, classes):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..backend import on_gpu
 from ..errors import InputError
 from ..layers import Module, Normalize
-from ..tensor import Tensor
+from ..tape import only
+from ..tensor import Tensor, grad
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -63,6 +65,20 @@ class Network(Module):
     def logits(self, features: Tensor) -> Tensor:
         """(N, feature_width) -> (N, classes)."""
         raise NotImplementedError
+
+    def as_function(self) -> Callable[[Any], tuple[Any, Callable[[Any], Any]]]:
+        """This network in eval mode as a function of arrays, for other people's tools: images -> (logits, vjp).
+
+        vjp(g) is the gradient of <g, logits> to the images, (N, size, size, channels) in [0, 1].
+        """
+
+        def function(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+            image = Tensor(x, requires_grad=True)
+            with self.mode(False), only(image):
+                logits, _ = self(image)
+            return logits.data, lambda g: grad(logits, [image], g, keep=True)[0]
+
+        return function
 
     def count_parameters(self) -> int:
         return sum(t.data.size for t in self.parameters().values())

@@ -1,0 +1,65 @@
+"""Attacks that need no gradient, or only that of two logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import array_module, on_gpu, placed
+from ..errors import InputError
+from .gradients import answer, check, logits_of, per_sample
+from .iterative import true_margin, within
+
+Array = Any
+
+
+def hot_cold(network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, craft_mode: str = "eval") -> Array:
+    """clip(x + epsilon * g / max |g|), g the gradient of the hot class's logit less the cold class's.
+
+    Cold is y, hot the most likely of the other classes. Rozsa et al. 2016.
+    """
+    check(x, y, epsilon)
+    xp = array_module(x)
+    logits, vjp = answer(network, x, craft_mode=craft_mode)
+    cold = xp.arange(logits.shape[1]) == xp.asarray(y)[:, None]
+    hot = xp.arange(logits.shape[1]) == xp.where(cold, -np.inf, logits).argmax(axis=1)[:, None]
+    g = vjp(hot.astype(logits.dtype) - cold)
+    size = abs(g).reshape(len(g), -1).max(axis=1)
+    return np.clip(x + epsilon * g / per_sample(np.where(size > 0, size, 1), g), 0, 1)
+
+
+def square(
+    network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, steps: int = 200, first: float = 0.3,
+    rng: np.random.Generator | None = None, craft_mode: str = "eval",
+) -> Array:  # fmt: skip
+    """Squares of +-epsilon at random places, kept where they lower the margin: after Andriushchenko et al. 2020.
+
+    A control without gradients: where it does better than gradient attacks, the gradients are masked. The squares' side
+    begins at the root of `first` of the image and shrinks to a pixel.
+    """
+    check(x, y, epsilon)
+    if rng is None:
+        raise InputError("a random attack needs rng (a numpy Generator).")
+    xp, (N, H, W, C) = array_module(x), x.shape
+    streams = rng.spawn(N)  # an image's draws do not depend on how many come after it
+
+    def here(array: Array) -> Array:
+        return placed(array.astype(x.dtype), "cupy" if on_gpu(x) else "numpy")
+
+    stripes = np.stack([2.0 * own.integers(0, 2, (1, W, C)) - 1 for own in streams])  # vertical ones
+    moved = within(x + here(epsilon * stripes), x, epsilon)
+    margin = true_margin(logits_of(network, moved, craft_mode=craft_mode), y)
+    for step in range(steps):
+        side = max(1, round(np.sqrt(first * (1 - step / steps) ** 2 * H * W)))
+        tall, wide = min(side, H), min(side, W)
+        change = np.zeros((N, H, W, C))
+        for image, own in zip(change, streams):
+            top, left = own.integers(0, H - tall + 1), own.integers(0, W - wide + 1)
+            image[top : top + tall, left : left + wide] = 2.0 * own.integers(0, 2, C) - 1
+        change = here(change)
+        tried = xp.where(change != 0, within(x + epsilon * change, x, epsilon), moved)
+        found = true_margin(logits_of(network, tried, craft_mode=craft_mode), y)
+        better = (found < margin) & (margin >= 0)
+        moved, margin = xp.where(per_sample(better, x), tried, moved), xp.where(better, found, margin)
+    return moved
