@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .entry import Map, Pair
-from .torchvision import COUNTS, dense, resnet
+from .entry import COUNTS, Map, Pair
+from .torchvision import dense, resnet
 
 
 def resnet20(network: Any) -> Iterator[Pair]:

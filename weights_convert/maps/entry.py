@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from minisatm.models import Network
 
+KERAS_NORM = ("gamma", "beta", "moving_mean", "moving_variance")  # our gamma, beta, mean and var
+TORCH_NORM = ("weight", "bias", "running_mean", "running_var")
+COUNTS = r".*num_batches_tracked"  # PyTorch's, which no network needs
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red of 0..255, as the first networks for ImageNet took off
 
 

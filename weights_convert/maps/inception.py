@@ -7,10 +7,7 @@ from typing import Any
 
 from minisatm.layers import ConvNorm
 
-from .entry import Pair
-
-KERAS_NORM = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance"}
-TORCH_NORM = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
+from .entry import KERAS_NORM, TORCH_NORM, Pair, norm
 
 # Both sources scale pixels to -1 .. 1; torchvision by transform_input, which undoes ImageNet's mean and std first.
 INPUT = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -22,11 +19,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         bn_scale=True, eps=1e-3, momentum=0.1, unbiased=True, count_padding=True, **INPUT
     ),
 }  # fmt: skip
-IGNORED = {
-    "keras_inception_v3": (),
-    "keras_inception_resnet_v2": (),
-    "torchvision_inception_v3": (r"AuxLogits\..*", r".*num_batches_tracked"),
-}
 
 MIXED_5 = "branch1x1 branch5x5_1 branch5x5_2 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3 branch_pool"
 MIXED_6 = (
@@ -79,7 +71,7 @@ def torchvision_inception_v3(network: Any) -> list[tuple[str, str, str]]:
     pairs = []
     for ours, theirs in zip(_convs(network), TORCHVISION, strict=True):
         pairs.append(Pair(f"{ours}.conv.weight", f"{theirs}.conv.weight", "OIHW->HWIO"))
-        pairs += [Pair(f"{ours}.bn.{name}", f"{theirs}.bn.{word}") for name, word in TORCH_NORM.items()]
+        pairs += norm(f"{ours}.bn", f"{theirs}.bn.", TORCH_NORM)
     return [*pairs, Pair("fc.weight", "fc.weight", "OI->IO"), Pair("fc.bias", "fc.bias")]
 
 
@@ -95,9 +87,7 @@ def _keras(network: Any, names: dict[str, tuple[str, str]]) -> Iterator[Pair]:
     own = network.state()
     for ours, (conv, bn) in names.items():
         yield Pair(f"{ours}.conv.weight", f"{conv}/kernel")
-        for name, word in KERAS_NORM.items():
-            if f"{ours}.bn.{name}" in own:
-                yield Pair(f"{ours}.bn.{name}", f"{bn}/{word}")
+        yield from (pair for pair in norm(f"{ours}.bn", f"{bn}/", KERAS_NORM) if pair.ours in own)
 
 
 def _predictions() -> list[Pair]:

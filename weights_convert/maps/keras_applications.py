@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 from . import inception
-from .entry import CAFFE_MEAN, VGG_CONVS, Map, Pair, blocks, caffe_input, norm
+from .entry import CAFFE_MEAN, KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, norm
 
-NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 RESNET = dict(stride_in="1x1", conv_bias=True, eps=1.001e-5, momentum=0.01, unbiased=False, **caffe_input(CAFFE_MEAN))
 
 
@@ -37,7 +36,7 @@ def resnet(network: Any) -> Iterator[Pair]:
 
 def _conv_norm(ours: str, conv: str, bn: str) -> Iterator[Pair]:
     yield from (Pair(f"{ours}.conv.weight", f"{conv}/kernel"), Pair(f"{ours}.conv.bias", f"{conv}/bias"))
-    yield from norm(f"{ours}.bn", f"{bn}/", NORM)
+    yield from norm(f"{ours}.bn", f"{bn}/", KERAS_NORM)
 
 
 def resnet_order(network: Any) -> list[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .entry import VGG_CONVS, Map, Pair, blocks, caffe_input, norm
-from .keras_applications import NORM
+from .entry import KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, norm
 
 VGG_MEAN, RESNET_MEAN = (93.5940, 104.7624, 129.1863), (91.4953, 103.8827, 131.0912)  # its preprocessing 1 and 2
 PLACES = {"conv1": "1x1_reduce", "conv2": "3x3", "conv3": "1x1_increase", "project": "1x1_proj"}
@@ -29,7 +28,7 @@ def resnet50(network: Any) -> Iterator[Pair]:
 
 def _conv_norm(ours: str, theirs: str) -> Iterator[Pair]:
     yield Pair(f"{ours}.conv.weight", f"{theirs}/kernel")
-    yield from norm(f"{ours}.bn", f"{theirs}/bn/", NORM)
+    yield from norm(f"{ours}.bn", f"{theirs}/bn/", KERAS_NORM)
 
 
 RESNET = dict(stride_in="1x1", eps=1e-3, momentum=0.01, unbiased=False, stem_padding="same", pool_padding="valid",

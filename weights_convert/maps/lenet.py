@@ -9,7 +9,6 @@ from .entry import Pair
 
 # Caffe divides pixels of 0..255 by 256 (scale: 0.00390625); ours are divided by 255 already.
 VARIANTS: dict[str, dict[str, Any]] = {"caffe_lenet": dict(mean=(0.0,), std=(256 / 255,))}
-IGNORED: dict[str, tuple[str, ...]] = {"caffe_lenet": ()}
 
 
 def caffe_lenet(network: Any) -> list[tuple[Any, ...]]:

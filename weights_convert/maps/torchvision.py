@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import inception
-from .entry import VGG_CONVS, Map, Pair, blocks, norm
-
-NORM = ("weight", "bias", "running_mean", "running_var")
-COUNTS = r".*num_batches_tracked"
+from .entry import COUNTS, TORCH_NORM, VGG_CONVS, Map, Pair, blocks, norm
 
 
 def conv(ours: str, theirs: str, bias: bool = True) -> Iterator[Pair]:
@@ -30,7 +27,7 @@ def vgg16(network: Any) -> Iterator[Pair]:
             place += 1
         if network.definition.get("batch_norm"):
             yield from conv(f"{ours}.conv", f"features.{place}")
-            yield from norm(f"{ours}.bn", f"features.{place + 1}.", NORM)
+            yield from norm(f"{ours}.bn", f"features.{place + 1}.", TORCH_NORM)
             place += 3
         else:
             yield from conv(ours, f"features.{place}")
@@ -43,15 +40,15 @@ def vgg16(network: Any) -> Iterator[Pair]:
 
 def resnet(network: Any) -> Iterator[Pair]:
     yield from conv("stem.conv", "conv1", bias=False)
-    yield from norm("stem.bn", "bn1.", NORM)
+    yield from norm("stem.bn", "bn1.", TORCH_NORM)
     for stage, i, ours, block in blocks(network):
         theirs = f"layer{stage}.{i}"
         for name in ("conv1", "conv2", "conv3") if network.d.bottleneck else ("conv1", "conv2"):
             yield from conv(f"{ours}.{name}.conv", f"{theirs}.{name}", bias=False)
-            yield from norm(f"{ours}.{name}.bn", f"{theirs}.bn{name[-1]}.", NORM)
+            yield from norm(f"{ours}.{name}.bn", f"{theirs}.bn{name[-1]}.", TORCH_NORM)
         if block.project is not None:
             yield from conv(f"{ours}.project.conv", f"{theirs}.downsample.0", bias=False)
-            yield from norm(f"{ours}.project.bn", f"{theirs}.downsample.1.", NORM)
+            yield from norm(f"{ours}.project.bn", f"{theirs}.downsample.1.", TORCH_NORM)
     yield from dense("fc", "fc")
 
 
@@ -70,5 +67,5 @@ MAPS = (
         top=TOP, compared="torchvision"),
     Map(SOURCE, "inception_v3", 299, 1000, inception.VARIANTS["torchvision_inception_v3"],
         inception.torchvision_inception_v3, (("inception_v3_google-0cc3c7bd.pth", "104 MB"),),
-        inception.IGNORED["torchvision_inception_v3"], top=TOP, compared="torchvision"),
+        (r"AuxLogits\..*", COUNTS), top=TOP, compared="torchvision"),
 )  # fmt: skip
