@@ -10,7 +10,7 @@ import numpy as np
 
 from . import models
 from .data.pixels import fit, read_image
-from .errors import InputError
+from .errors import MISTAKES, InputError, tell
 from .tape import no_grad
 from .tensor import Tensor
 from .train import Parser
@@ -62,12 +62,8 @@ def main(argv: list[str] | None = None) -> int:
             print(path)
             for label, probability in classify(network, read_image(path), labels):
                 print(f"  {100 * probability:5.1f} %  {label}")
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except OSError as problem:
-        print(f"error: {problem.filename}: {problem.strerror or problem}.", file=sys.stderr)
-        return 2
+    except MISTAKES as problem:
+        return tell(problem)
     return 0
 
 

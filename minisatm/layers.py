@@ -11,7 +11,8 @@ import numpy as np
 from . import ops
 from .backend import array_module, check, copied_to, kernels, placed
 from .ops.conv import Padding, pair
-from .tensor import Tensor
+from .tape import only
+from .tensor import Tensor, grad
 
 Array = Any
 Rng = np.random.Generator
@@ -100,6 +101,13 @@ class Module:
         finally:
             for module, was in before:
                 module.training = was
+
+    def logits_and_vjp(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
+        """The logits of a network for the array x, and vjp(g), the gradient of <g, logits> to x, as often as asked."""
+        image = Tensor(x, requires_grad=True)
+        with only(image):
+            logits, _ = self(image)
+        return logits.data, lambda g: grad(logits, [image], g, keep=True)[0]
 
     def zero_grad(self) -> None:
         for parameter in self.parameters().values():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import config, models
-from .errors import InputError
+from .errors import MISTAKES, InputError, tell
 from .runs import Interrupted, RunFolder
 
 EXAMPLES = """examples:
@@ -208,15 +208,8 @@ def main(argv: list[str] | None = None) -> int:
             settings = settings_from(options)
             out = options.get("out") or default_out(settings)
             report = experiment.run_new(settings, out)
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except OSError as problem:
-        print(f"error: {problem.filename or out}: {problem.strerror or problem}.", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print("error: not enough memory: use a smaller --batch, --size or --width.", file=sys.stderr)
-        return 2
+    except MISTAKES as problem:
+        return tell(problem, out, "not enough memory: use a smaller --batch, --size or --width.")
     except (Interrupted, KeyboardInterrupt):
         resume = out is not None and (out / "last.h5").exists()
         print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from minisatm.errors import InputError
+from minisatm.errors import MISTAKES, tell
 from minisatm.train import Parser
 
 from .convert import convert, listing
@@ -50,15 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         lines = convert(args.source, args.out, model=args.model, source=args.origin, classes=args.classes,
                         size=args.size, partial=args.partial)  # fmt: skip
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except OSError as problem:
-        print(f"error: {problem.filename or args.out}: {problem.strerror or problem}.", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print("error: not enough memory for this file.", file=sys.stderr)
-        return 2
+    except MISTAKES as problem:
+        return tell(problem, args.out, "not enough memory for this file.")
     print("\n".join(lines))
     return 0
 

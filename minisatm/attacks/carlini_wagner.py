@@ -41,7 +41,7 @@ def carlini_wagner_l2(
             moved = xp.where(free > 0, (tanh + 1) / 2, x) if mask is not None else (tanh + 1) / 2
             margin, slope = _hinge(network, moved, y, confidence, craft_mode)
             distance = ((moved - x) ** 2).reshape(len(x), -1).sum(axis=1)
-            fooled = margin < -confidence if confidence else margin < 0
+            fooled = margin < -confidence
             better = fooled & (distance < shortest)
             best = xp.where(per_sample(better, x), moved, best)
             shortest, found = xp.where(better, distance, shortest), found | fooled

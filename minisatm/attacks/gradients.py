@@ -27,10 +27,8 @@ def answer(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, 
     """Logits (N, C), and the function that takes a gradient of theirs to one of x, as often as it is asked."""
     if not isinstance(network, Module):
         return network(x)
-    image = Tensor(x, requires_grad=True)
-    with crafting(network, craft_mode), only(image):
-        logits, _ = network(image)
-    return logits.data, lambda g: grad(logits, [image], g, keep=True)[0]
+    with crafting(network, craft_mode):
+        return network.logits_and_vjp(x)
 
 
 def input_gradient(network: Any, x: Array, y: Array, *, craft_mode: str = "eval") -> Array:
@@ -101,6 +99,13 @@ def check(x: Array, y: Array, epsilon: float = 0.0) -> None:
         raise InputError(f"an attack takes x (N, H, W, C) and y (N,), got {x.shape} and {np.shape(y)}.")
     if not on_gpu(x) and len(x) and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
         raise InputError("images must lie in [0, 1] without NaN before an attack: divide 8-bit pixels by 255.")
+
+
+def given(rng: np.random.Generator | None) -> np.random.Generator:
+    """The generator, which a random attack cannot do without."""
+    if rng is None:
+        raise InputError("a random attack needs rng (a numpy Generator).")
+    return rng
 
 
 def per_sample(values: Array, x: Array) -> Array:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import array_module, on_gpu, placed
+from ..backend import array_module
 from ..errors import InputError
-from .gradients import check, input_gradient, least_likely, length, logits_of, loss_gradient, per_sample
+from .gradients import check, given, input_gradient, least_likely, length, logits_of, loss_gradient, per_sample
 
 Array = Any
 
@@ -28,7 +28,7 @@ def iterative_fgsm(
     craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """`steps` steps of `step` (epsilon / 4 unless given) up the loss, each back into the ball: Kurakin et al. 2017."""
-    return _signed_steps(network, x, x, y, 1, epsilon, step, steps, craft_mode)
+    return _signed_steps(network, x, y, 1, epsilon, step, steps, craft_mode)
 
 
 def iterative_ll(
@@ -37,14 +37,14 @@ def iterative_ll(
 ) -> Array:  # fmt: skip
     """Steps towards the class least likely for the clean x; y is not used. Kurakin et al. 2017."""
     y_ll = least_likely(network, x, craft_mode=craft_mode)
-    return _signed_steps(network, x, x, y_ll, -1, epsilon, step, steps, craft_mode)
+    return _signed_steps(network, x, y_ll, -1, epsilon, step, steps, craft_mode)
 
 
 def _signed_steps(
-    network: Any, start: Array, x: Array, y: Array, way: int, epsilon: float, step: float | None, steps: int, mode: str
+    network: Any, x: Array, y: Array, way: int, epsilon: float, step: float | None, steps: int, mode: str
 ) -> Array:
     check(x, y, epsilon)
-    moved = start
+    moved = x
     for _ in range(steps):
         g = input_gradient(network, moved, y, craft_mode=mode)
         moved = within(moved + way * (epsilon / 4 if step is None else step) * np.sign(g), x, epsilon)
@@ -61,8 +61,7 @@ def pgd(
     that is misclassified, or else that with the largest loss.
     """
     check(x, y, epsilon if norm == "linf" else 0.0)
-    if rng is None:
-        raise InputError("a random attack needs rng (a numpy Generator).")
+    rng = given(rng)
     if norm not in ("linf", "l2"):
         raise InputError(f"norm {norm!r}: choose linf or l2.")
     size = epsilon / 4 if step is None else step
@@ -98,7 +97,7 @@ def _random_point(rng: np.random.Generator, x: Array, epsilon: float, norm: str)
         flat = rng.standard_normal((len(x), x[0].size)) if len(x) else np.zeros((0, 1))
         radius = epsilon * rng.random((len(x), 1)) ** (1 / flat.shape[1])
         point = (flat / np.linalg.norm(flat, axis=1, keepdims=True) * radius).reshape(x.shape)
-    return placed(point.astype(x.dtype), "cupy" if on_gpu(x) else "numpy")
+    return array_module(x).asarray(point, x.dtype)
 
 
 def momentum_fgsm(

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import array_module, on_gpu, placed
-from ..errors import InputError
-from .gradients import answer, check, logits_of, per_sample
+from ..backend import array_module
+from .gradients import answer, check, given, logits_of, per_sample
 from .iterative import true_margin, within
 
 Array = Any
@@ -39,16 +38,11 @@ def square(
     begins at the root of `first` of the image and shrinks to a pixel.
     """
     check(x, y, epsilon)
-    if rng is None:
-        raise InputError("a random attack needs rng (a numpy Generator).")
+    rng = given(rng)
     xp, (N, H, W, C) = array_module(x), x.shape
     streams = rng.spawn(N)  # an image's draws do not depend on how many come after it
-
-    def here(array: Array) -> Array:
-        return placed(array.astype(x.dtype), "cupy" if on_gpu(x) else "numpy")
-
     stripes = np.stack([2.0 * own.integers(0, 2, (1, W, C)) - 1 for own in streams])  # vertical ones
-    moved = within(x + here(epsilon * stripes), x, epsilon)
+    moved = within(x + xp.asarray(epsilon * stripes, x.dtype), x, epsilon)
     margin = true_margin(logits_of(network, moved, craft_mode=craft_mode), y)
     for step in range(steps):
         side = max(1, round(np.sqrt(first * (1 - step / steps) ** 2 * H * W)))
@@ -57,7 +51,7 @@ def square(
         for image, own in zip(change, streams):
             top, left = own.integers(0, H - tall + 1), own.integers(0, W - wide + 1)
             image[top : top + tall, left : left + wide] = 2.0 * own.integers(0, 2, C) - 1
-        change = here(change)
+        change = xp.asarray(change, x.dtype)
         tried = xp.where(change != 0, within(x + epsilon * change, x, epsilon), moved)
         found = true_margin(logits_of(network, tried, craft_mode=craft_mode), y)
         better = (found < margin) & (margin >= 0)

@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import kernels
 from ..errors import InputError
 from ..streams import random_bits
-from .gradients import check, input_gradient, least_likely, length, per_sample
+from .gradients import check, given, input_gradient, least_likely, length, per_sample
 
 Array = Any
 
@@ -43,9 +43,7 @@ def random_noise(
 ) -> Array:  # fmt: skip
     """clip(x + epsilon * sign(N(0, I))), a control: what the same budget does without looking at the network."""
     check(x, y, epsilon)
-    if rng is None:
-        raise InputError("a random attack needs rng (a numpy Generator).")
-    return kernels(x).random_step(x, random_bits(rng, x.size), epsilon)
+    return kernels(x).random_step(x, random_bits(given(rng), x.size), epsilon)
 
 
 def step_ll(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, tell
 from ..parallel import cores
 from .adience import FOLDS, GROUPS, HEADER
 
@@ -187,8 +187,7 @@ def main(arguments=None):
         with tqdm(total=options["images"], unit="face", file=sys.stderr) as bar:
             write(progress=lambda done, total: bar.update(done - bar.n), **options)
     except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return tell(problem)
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130

@@ -8,8 +8,7 @@ from typing import Any
 from ..backend import on_gpu
 from ..errors import InputError
 from ..layers import Module, Normalize
-from ..tape import only
-from ..tensor import Tensor, grad
+from ..tensor import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -73,10 +72,8 @@ class Network(Module):
         """
 
         def function(x: Any) -> tuple[Any, Callable[[Any], Any]]:
-            image = Tensor(x, requires_grad=True)
-            with self.mode(False), only(image):
-                logits, _ = self(image)
-            return logits.data, lambda g: grad(logits, [image], g, keep=True)[0]
+            with self.mode(False):
+                return self.logits_and_vjp(x)
 
         return function
 
