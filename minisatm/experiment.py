@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import attacks, backend, data, evaluate, gpu_memory, metrics, models, optim, weights
+from . import attacks, backend, data, gpu_memory, measure, metrics, models, optim, weights
 from .config import Settings
 from .defences import train_clean, train_ensemble
 from .domain import DomainClassifier
@@ -272,20 +272,20 @@ class Experiment:
     def measure(self, run: RunFolder) -> tuple[Rows, Rows, Rows]:
         """The main table on the test images, SATM's paired differences, and what leaks: written to tables/."""
         networks = {f"{method}/{name}": n for method, named in self.methods.items() for name, n in named.items()}
-        wanted = evaluate.cases(self.methods, self.names, self.holdout)
-        look = partial(evaluate.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
+        wanted = measure.cases(self.methods, self.names, self.holdout)
+        look = partial(measure.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
                        limit=self.settings.test_images or None)  # fmt: skip
         images = self.settings.test_images or len(self.data.test)
         with bar(images, "measuring", "image") as shown:
 
             def course() -> Any:
                 true, found = look(wanted, tick=shown.update if leads() else None)
-                rows = evaluate.results(true, found, self.dataset.classes)
+                rows = measure.results(true, found, self.dataset.classes)
                 return true, found, rows, self._leaking(rows, look)
 
             true, found, rows, predicted = in_processes(course, cores() if self._narrow() else 1)
         run.table("results", rows)
-        differences = evaluate.differences(true, found)
+        differences = measure.differences(true, found)
         for name, table in (("differences", differences), ("predicted_labels", predicted)):
             if table:
                 run.table(name, table)
@@ -304,9 +304,9 @@ class Experiment:
         clean = {(r["method"], r["network"]): r["rate"] for r in rows if r["condition"] == "clean"}
         keys = ("method", "network", "condition", "source")
         above = [r for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]]
-        if not above or self.settings.attack in metrics.NEVER_LEAK:  # these never read the true label
+        if not above or not attacks.ATTACKS[self.settings.attack].reads_label:
             return []
-        return evaluate.results(
+        return measure.results(
             *look([tuple(r[k] for k in keys) for r in above], predicted_labels=True), self.dataset.classes
         )[:-1]
 
@@ -315,11 +315,11 @@ class Experiment:
         name = self.names[-1]
         network, rules, pairs = self.methods["undefended"][name], self._rules("figure", 1), []
         x, y = next(iter(self.data.test.in_order(self.data.test.batch)))
-        before = evaluate.predict(network, x)
+        before = measure.predict(network, x)
         for epsilon in FIGURE_1_EPSILONS:
             rng = stream(rules.seed, name, "figure 1", round(epsilon * 256))
             x_adv = attacks.craft(rules.attack, network, x, y, epsilon=epsilon, alpha=None, rng=rng)
-            after = evaluate.predict(network, x_adv)
+            after = measure.predict(network, x_adv)
             fooled = np.flatnonzero((before == y) & (after != y))
             taken = {p["index"] for p in pairs}
             choice = next((i for i in fooled if i not in taken), None)

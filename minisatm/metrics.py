@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 
+from .attacks import ATTACKS
 from .errors import InputError
 
 METHODS = ("undefended", "control", "ensemble", "satm")
 CONDITIONS = ("clean", "white-box", "partner old", "partner new", "hold-out")
 BASELINE = "always "  # how the method of a row begins that answers one class for every image
-NEVER_LEAK = ("step_ll", "r_step_ll", "iterative_ll", "random_noise")  # attacks that do not read the true label
 
 
 def confusion_matrix(true, predicted, classes):
@@ -151,7 +151,8 @@ def lookup(rows, method, network, condition):
 
 def may_leak(config):
     """Whether the attack of the settings reads the true label, which a network could then read from the image."""
-    return str(config.get("attack")).lower() not in NEVER_LEAK
+    attack = ATTACKS.get(str(config.get("attack")).lower())
+    return attack is None or attack.reads_label
 
 
 def compare_rows(differences):

@@ -18,7 +18,7 @@ import numpy as np
 from . import weights
 from .backend import numbers
 from .errors import InputError
-from .evaluate import validate
+from .measure import validate
 from .parallel import alone, leads, on_all
 from .satm import Learner, Losses, Rules
 

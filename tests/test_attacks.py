@@ -62,12 +62,14 @@ STEPS = {name: {"steps": 2} for name in ("iterative_fgsm", "iterative_ll", "pgd"
 STEPS |= {"square": {"steps": 5}, "carlini_wagner_l2": {"steps": 10, "search_steps": 2}}
 STEPS |= {"carlini_wagner_linf": {"steps": 10, "shrinkings": 2}}
 STEPS |= {"carlini_wagner_l0": {"steps": 10, "search_steps": 2, "rounds": 2}}
-WITH_EPSILON = sorted(set(attacks.ATTACKS) - set(attacks.WITHOUT_EPSILON))
+WITH_EPSILON = sorted(name for name, attack in attacks.ATTACKS.items() if attack.takes("epsilon"))
+WITH_ALPHA = [name for name, attack in attacks.ATTACKS.items() if attack.takes("alpha")]
+RANDOM = [name for name, attack in attacks.ATTACKS.items() if attack.random]
 IN_BALL = sorted(set(WITH_EPSILON) - {"fast_gradient_value"})  # of the L-infinity norm
 
 
 def run(name, network, x, y, **options):
-    if name in attacks.RANDOM:
+    if name in RANDOM:
         options.setdefault("rng", np.random.default_rng(7))
     return attacks.ATTACKS[name](network, x, y, **options)
 
@@ -148,7 +150,7 @@ def test_inside_the_ball_and_the_box(dense, name, epsilon, share, corner, seed):
     rng = np.random.default_rng(seed)
     x = np.where(rng.random((6, 1, 3, 4)) < 0.3, corner, rng.random((6, 1, 3, 4))).astype(np.float32)
     kept = x.copy()
-    alpha = {} if share is None or name not in attacks.WITH_ALPHA else {"alpha": share * epsilon}
+    alpha = {} if share is None or name not in WITH_ALPHA else {"alpha": share * epsilon}
     adversarial = run(name, dense, x, rng.integers(0, 4, 6), epsilon=epsilon, **alpha, **_rng(name, rng))
     assert adversarial.dtype == np.float32 and adversarial.shape == x.shape
     assert adversarial.min() >= 0 and adversarial.max() <= 1
@@ -159,7 +161,7 @@ def test_inside_the_ball_and_the_box(dense, name, epsilon, share, corner, seed):
 
 
 def _rng(name, rng):
-    return {"rng": rng} if name in attacks.RANDOM else {}
+    return {"rng": rng} if name in RANDOM else {}
 
 
 @pytest.mark.parametrize("share", [0, 1 / 4, 1 / 2, 3 / 4])
@@ -222,7 +224,7 @@ def test_least_likely_attacks_do_not_read_y(dense, golden, name):
 def test_an_image_alone_is_attacked_as_among_others(resnet, name):
     """J is summed, not averaged: each image's gradient is its own. BLAS rounds differently by batch: hence a margin."""
     x, y = images(6)
-    noise = {"noise": np.random.default_rng(3).standard_normal(x.shape)} if name in attacks.WITH_ALPHA else {}
+    noise = {"noise": np.random.default_rng(3).standard_normal(x.shape)} if name in WITH_ALPHA else {}
     together = attacks.ATTACKS[name](resnet, x, y, **noise)
     start = np.clip(x + EPSILON / 2 * np.sign(noise["noise"]), 0, 1).astype(np.float32) if noise else x
     labels = attacks.least_likely(resnet, x) if name.endswith("step_ll") else y
@@ -241,7 +243,7 @@ def test_an_image_alone_takes_the_same_steps(dense, golden, name):
     network = Dense({k: golden[k].astype(np.float64) for k in ("W1", "b1", "W2", "b2")})
     x, y = golden["x"].astype(np.float64), golden["y"]
     together = run(name, network, x, y, **STEPS.get(name, {}))
-    for i in range(1 if name in attacks.RANDOM else len(x)):
+    for i in range(1 if name in RANDOM else len(x)):
         alone = run(name, network, x[i : i + 1], y[i : i + 1], **STEPS.get(name, {}))[0]
         np.testing.assert_allclose(alone, together[i], rtol=0, atol=1e-12)
 
@@ -436,7 +438,7 @@ def test_the_tape_knows_only_the_image_while_crafting(resnet, monkeypatch):
 # Random numbers
 
 
-@pytest.mark.parametrize("name", attacks.RANDOM)
+@pytest.mark.parametrize("name", RANDOM)
 def test_the_same_stream_gives_the_same_example(dense, golden, name):
     x, y = golden["x"], golden["y"]
     first, again, other = (run(name, dense, x, y, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
@@ -460,7 +462,7 @@ def test_craft_by_name_equals_the_function(dense, golden):
         if name.startswith("carlini"):
             continue  # a minute of work
         by_name = attacks.craft(name, dense, x, y, epsilon=0.1, alpha=0.02, rng=np.random.default_rng(7))
-        extra = {"alpha": 0.02} if name in attacks.WITH_ALPHA else {}
+        extra = {"alpha": 0.02} if name in WITH_ALPHA else {}
         extra |= {"epsilon": 0.1} if name in WITH_EPSILON else {}
         assert np.array_equal(by_name, run(name, dense, x, y, **extra))
 

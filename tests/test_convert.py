@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from minisatm import Tensor, attacks, classify, evaluate, models, weights
+from minisatm import Tensor, attacks, classify, measure, models, weights
 from minisatm.data import Batches, mnist
 from minisatm.errors import InputError
 from weights_convert import __main__ as command
@@ -317,7 +317,7 @@ def test_the_caffe_lenet_reads_mnist(tmp_path, data_dir):
     network = models.build(None, weights=str(tmp_path / "l.h5"))
     images = mnist.load(data_dir / "data" / "mnist")
     test = Batches(images, images.split().test, batch=500, size=28)
-    right = sum(int((evaluate.predict(network, x) == y).sum()) for x, y in test.in_order())
+    right = sum(int((measure.predict(network, x) == y).sum()) for x, y in test.in_order())
     assert len(test) == 10_000 and right == 9905
 
 
