@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from .inception import INCEPTIONS, Inception
-from .mnist import LeNet
+from .mnist import STRUCTURES, LeNet, TramerNetwork
 from .network import Network
 from .resnet import RESNETS, ResNet, ResNetDefinition
 from .vgg import VGG16
@@ -20,6 +20,7 @@ NETWORKS: dict[str, Any] = {
     **{name: partial(ResNet, name) for name in RESNETS},
     **{name: partial(Inception, name) for name in INCEPTIONS},
     "lenet": LeNet,
+    **{name: partial(TramerNetwork, name) for name in STRUCTURES},
 }
 NAMES = tuple(NETWORKS)
 SHAPE = {"classes": 8, "width": 1.0, "size": 224, "channels": 3}  # unless given, or read from a file
@@ -28,6 +29,7 @@ FIELDS = {
     **{name: tuple(field.name for field in fields(ResNetDefinition)) for name in RESNETS},
     **{name: tuple(field.name for field in fields(definition)) for name, (definition, _) in INCEPTIONS.items()},
     "lenet": ("mean", "std"),
+    **dict.fromkeys(STRUCTURES, ("dropout", "mean", "std", "exact")),
 }
 
 
@@ -42,15 +44,15 @@ def build(
     weights: str | None = None,
     **variant: Any,
 ) -> Network:
-    """Build a network by name: vgg16, resnet50, resnet101, resnet20 (the CIFAR one), inception_v3, inception_resnet_v2
-    or lenet (Caffe's, for MNIST).
+    """Build a network by name: vgg16, resnet50, resnet101, resnet20 (the CIFAR one), inception_v3, inception_resnet_v2,
+    lenet (Caffe's, for MNIST), or mnist_a, mnist_b, mnist_c, mnist_d (Tramer's four, for MNIST).
 
     classes: number of logits, 8 unless given. width, 1 unless given, scales every channel count (1/8: a thin network
     with the same graph). size: the input's side in pixels, 224 unless given. channels: 3 (RGB, unless given) or 1
     (grey). rng: a seed or Generator for the starting weights. weights: an .h5 file to start from, whose network is
     built: its kind (if name is None), and of its shape and variant what is not given here. variant: fields of the
-    network's definition (see VGG16, LeNet, ResNetDefinition, InceptionDefinition), such as eps or the place of the
-    stride. Raises InputError for an unknown name.
+    network's definition (see VGG16, LeNet, TramerNetwork, ResNetDefinition, InceptionDefinition), such as eps or the
+    place of the stride. Raises InputError for an unknown name.
     """
     saved: dict[str, Any] = {}
     if weights is not None:
@@ -84,4 +86,4 @@ def build(
     return network
 
 
-__all__ = ["NAMES", "RESNETS", "Inception", "LeNet", "Network", "ResNet", "VGG16", "build"]
+__all__ = ["NAMES", "RESNETS", "Inception", "LeNet", "Network", "ResNet", "TramerNetwork", "VGG16", "build"]

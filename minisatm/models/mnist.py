@@ -1,14 +1,16 @@
-"""LeNet for MNIST as Caffe's example has it (after LeCun et al. 1998): two convolutions and two dense layers."""
+"""Networks for MNIST: LeNet as Caffe's example has it (after LeCun et al. 1998), and the four of Tramer et al. 2018."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from .. import ops
 from ..errors import InputError
-from ..layers import Conv2D, Linear
+from ..layers import Conv2D, Dropout, Linear, Module
 from ..tensor import Tensor
 from .network import Network, input_layer, scaled
 
@@ -57,3 +59,123 @@ class LeNet(Network):
 
     def logits(self, features: Tensor) -> Tensor:
         return self.ip2(features)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with its relu. "same" is TensorFlow's: of an odd number of zeros, one more at the bottom right."""
+
+    filters: int
+    kernel: int
+    stride: int = 1
+    padding: str = "valid"
+
+    def side(self, size: int) -> int:
+        """The side of what it makes of an image of this side; below 1 where the kernel does not fit."""
+        return -(-(size if self.padding == "same" else size - self.kernel + 1) // self.stride)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense layer with its relu."""
+
+    units: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Dropout."""
+
+    rate: float
+
+
+# After the last dropout a dense layer, "fc", gives the logits.
+STRUCTURES: dict[str, tuple[Conv | Dense | Drop, ...]] = {
+    "mnist_a": (Conv(64, 5), Conv(64, 5), Drop(0.25), Dense(128), Drop(0.5)),
+    "mnist_b": (Drop(0.2), Conv(64, 8, stride=2, padding="same"), Conv(128, 6, stride=2), Conv(128, 5), Drop(0.5)),
+    "mnist_c": (Conv(128, 3), Conv(64, 3), Drop(0.25), Dense(128), Drop(0.5)),
+    "mnist_d": (Dense(300), Drop(0.5), Dense(300), Drop(0.5), Dense(300), Drop(0.5), Dense(300), Drop(0.5)),
+}
+
+
+class TramerNetwork(Network):
+    """Structure A, B, C or D of Ensemble Adversarial Training (Tramer et al. 2018): no pooling, no batch norm.
+
+    hidden[i] is entry number i of the table; the features are what the last dropout is given, flattened in (row,
+    column, channel) order. dropout: one rate for all, or one for each in their order; the table's unless given. mean
+    and std: 0 and 1 unless given. exact: never Winograd's way. He initialisation, fc ~ N(0, 0.01^2).
+    """
+
+    top = "fc"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: int,
+        width: float,
+        size: int,
+        channels: int,
+        rng: np.random.Generator,
+        dropout: Any = None,
+        mean: Any = None,
+        std: Any = None,
+        exact: bool = False,
+    ) -> None:
+        structure = STRUCTURES[name]
+        if side_left(structure, size) < 1:
+            least = next(n for n in count(size) if side_left(structure, n) >= 1)
+            raise InputError(f"{name} has no pooling but large kernels, so size must be at least {least}, not {size}.")
+        rates = drop_rates(name, dropout)
+        self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels,
+                               dropout=rates, mean=mean, std=std, exact=exact)  # fmt: skip
+        self.normalize = input_layer(
+            channels, (0,) * channels if mean is None else mean, (1,) * channels if std is None else std
+        )
+        self.hidden: list[Module] = []
+        left = iter(rates)
+        for layer in structure:
+            if isinstance(layer, Drop):
+                self.hidden.append(Dropout(next(left)))
+            elif isinstance(layer, Conv):
+                n = scaled(layer.filters, width)
+                self.hidden.append(Conv2D(channels, n, layer.kernel, stride=layer.stride, padding=layer.padding,
+                                          exact=exact, rng=rng))  # fmt: skip
+                size, channels = layer.side(size), n
+            else:
+                n = scaled(layer.units, width)
+                self.hidden.append(Linear(size * size * channels, n, rng=rng))
+                size, channels = 1, n
+        self.feature_width = size * size * channels
+        self.fc = Linear(self.feature_width, classes, rng=rng, std=0.01)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.normalize(x)
+        for layer in self.hidden[:-1]:
+            if isinstance(layer, Conv2D):
+                x = layer(x, relu=True)
+            elif isinstance(layer, Linear):
+                x = ops.relu(layer(x.reshape(len(x), -1)))
+            else:
+                x = layer(x)
+        return x.reshape(len(x), -1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.fc(self.hidden[-1](features))
+
+
+def side_left(structure: tuple[Any, ...], size: int) -> int:
+    """The side of the image after every convolution of a structure."""
+    for layer in structure:
+        size = layer.side(size) if isinstance(layer, Conv) else size
+    return size
+
+
+def drop_rates(name: str, given: Any) -> tuple[float, ...]:
+    """The rates of a structure's dropouts, first to last: its own, those given, or the one given for all."""
+    own = tuple(layer.rate for layer in STRUCTURES[name] if isinstance(layer, Drop))
+    rates = own if given is None else tuple(map(float, np.ravel(given)))
+    rates = rates * len(own) if len(rates) == 1 else rates
+    if len(rates) != len(own) or not all(0 <= rate < 1 for rate in rates):
+        raise InputError(f"dropout {given}: {name} takes one rate or {len(own)}, from 0 to below 1; its own are {own}.")
+    return rates
