@@ -14,14 +14,16 @@ from typing import Any
 
 from . import models
 from .attacks import ATTACKS, resolve_alpha
+from .domain import DOMAINS
 from .errors import InputError
+from .methods import PLANS
 from .optim import OPTIMISERS
 
-METHODS = ("compare", "clean", "ensemble", "satm")
+ON_ONE_ANOTHER = ("compare", "ensemble", "cascade", "satm")  # these need two networks or more
 CHOICES: dict[str, Sequence[Any]] = {
-    "method": METHODS,
+    "method": tuple(PLANS),
     "attack": tuple(ATTACKS),
-    "domain": ("none", "reversal"),
+    "domain": ("none", *DOMAINS),
     "loss_norm": ("sum", "half"),
     "craft_mode": ("eval", "train"),
     "bn_batches": ("joint", "separate"),
@@ -35,7 +37,8 @@ CHOICES: dict[str, Sequence[Any]] = {
 LIMITS: dict[str, tuple[float, float]] = {
     "width": (1 / 512, 16), "size": (8, 2048), "batch": (1, math.inf), "faces": (1, math.inf), "dropout": (0, 0.99),
     "momentum": (0, 0.999), "weight_decay": (0, math.inf), "da_learning_rate": (0, math.inf), "clip": (0, math.inf),
-    "r_adv": (0, math.inf), "r_da": (0, math.inf), "warmup": (0, math.inf), "patience": (0, math.inf),
+    "r_adv": (0, math.inf), "r_da": (0, math.inf), "r_embedding": (0, math.inf), "r_penalty": (0, math.inf),
+    "temperature": (1, 1000), "warmup": (0, math.inf), "patience": (0, math.inf),
     "clean_iterations": (0, math.inf), "iterations": (0, math.inf), "evaluate_every": (0, math.inf),
     "evaluate_images": (1, math.inf), "test_images": (0, math.inf), "seed": (0, math.inf),
 }  # fmt: skip
@@ -83,6 +86,10 @@ class Settings:
     r_adv: float = 1.0
     r_da: float = 0.1
     domain: str = "reversal"
+    own_examples: bool = False
+    r_embedding: float = 0.01
+    temperature: float = 20.0
+    r_penalty: float = 0.1
     loss_norm: str = "sum"
     craft_mode: str = "eval"
     bn_batches: str = "joint"
@@ -128,7 +135,7 @@ class Settings:
 
     def _check_counts(self) -> None:
         given = len(self.networks)
-        if self.method != "clean" and given < 2:
+        if self.method in ON_ONE_ANOTHER and given < 2:
             raise InputError(
                 f"{self.method} trains networks on one another's examples and needs two or more, got {given}."
             )

@@ -10,25 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import attacks, backend, data, gpu_memory, measure, metrics, models, optim, weights
+from . import attacks, backend, data, gpu_memory, measure, methods, metrics, models, optim, weights
 from .config import Settings
-from .defences import train_clean, train_ensemble
-from .domain import DomainClassifier
+from .domain import DOMAINS
 from .errors import InputError
+from .methods import ADVERSARIAL, AT_A_TEMPERATURE, PLANS, STATIC, WITH_DOMAIN
 from .models.network import Network
 from .parallel import cores, in_processes, leads
 from .progress import Progress, bar, duration
 from .runs import Monitor, RunFolder
-from .satm import Learner, Rules, examples, learn_from, source, train
-from .satm import step as satm_step
+from .satm import Learner, Rules, examples, learn_from
 from .streams import stream
 
-PLANS = {
-    "clean": ("clean",),
-    "ensemble": ("clean", "ensemble"),
-    "satm": ("clean", "satm"),
-    "compare": ("clean", "control", "ensemble", "satm"),
-}
 TEST_BATCH = 4  # times the batch: crafting alone keeps less in memory than training does
 NARROW = 2**25  # bytes of a batch after the first convolution: about a processor's last cache
 FIGURE_1_EPSILONS = (64 / 256, 32 / 256, 16 / 256, 8 / 256)
@@ -171,9 +164,9 @@ class Experiment:
         s = self.settings
         if s.backend != "cupy":
             return
-        hard = any(phase in ("ensemble", "satm") for phase, _ in self.plan)
+        hard = any(phase in (*ADVERSARIAL, "penalty") for phase, _ in self.plan)
         copies = [self._learner(name, network, "satm") for name, network in networks.items()]
-        pair, rules = [c for c in copies if c.name != self.holdout], self._rules("trial", 1)
+        rules = self._rules("satm", 1)
 
         def images(count: int) -> tuple[Any, Any]:
             x = np.zeros((count, s.size, s.size, self.dataset.channels), np.float32)
@@ -183,10 +176,10 @@ class Experiment:
             kept = [backend.copied_to(a, a) for _ in self.plan for n in networks.values() for a in n.state().values()]
             for learner in copies:
                 examples(learner, *images(batch * TEST_BATCH), rules, 0)
-                if not hard or learner not in pair:
-                    learn_from(learner, *images(batch), None, rules, 0)
-            if hard:
-                satm_step(pair, *images(batch), rules, 0)
+            crafted = [examples(learner, *images(batch), rules, 0) if hard and learner.name != self.holdout else None
+                       for learner in copies]  # fmt: skip
+            for learner, x_adv in zip(copies, crafted):
+                learn_from(learner, *images(batch), x_adv, rules, 0)
             del kept  # the networks after each phase stay in memory
 
         gpu_memory.check(step, s.batch, f"a step with {s.size}x{s.size} images")
@@ -195,7 +188,6 @@ class Experiment:
         self, run: RunFolder, phase: str, steps: int, networks: dict[str, Network], display: Progress, here: Any
     ) -> dict[str, Network]:
         """One phase from its start (the random one, or the fine-tuned networks) to its end."""
-        clean = phase in ("clean", "control")
         names = self.names
         if phase == "clean" and self.holdout:
             # the deepest first: networks that share a core end with a shallow one, whose kernels are large enough to be
@@ -203,28 +195,19 @@ class Experiment:
             names = sorted([self.holdout, *names], key=lambda name: -len(networks[name].parameters()))
         start = networks if phase == "clean" else self.methods["undefended"]
         learners = [self._learner(name, start[name], phase) for name in names]
-        static = (
-            [Learner(name, self.methods["undefended"][name], None, frozen=True) for name in self.names]
-            if phase == "ensemble"
-            else []
-        )
+        frozen = self.methods[STATIC[phase]] if phase in STATIC else {}
+        static = [Learner(name, frozen[name], None, frozen=True) for name in self.names if frozen]
         pair = [learner for learner in learners if learner.name != self.holdout]
         sources: list[Learner | None] = [None] * (len(learners) - len(pair))
-        sources += [source(static or pair, k, 0) if len(pair) > 1 else None for k in range(len(pair))]
+        sources += methods.judges(phase, pair, static)
         rules = self._rules(phase, steps)
         monitor = Monitor(run, phase, learners, sources, rules, self.data, self.settings, iterations=steps,
-                          judged=self.names, adversarial=not clean, display=display)  # fmt: skip
+                          judged=self.names, adversarial=phase in ADVERSARIAL, display=display)  # fmt: skip
         if here:
             monitor.resume(here)
 
         def course() -> None:
-            if clean:
-                train_clean(learners, rules, monitor)
-            elif phase == "ensemble":
-                others = [[s for j, s in enumerate(static) if j != k] for k in range(len(static))]
-                train_ensemble(learners, others, rules, monitor)
-            else:
-                train(learners, rules, monitor)
+            methods.train(phase, learners, static, rules, monitor, own_examples=self.settings.own_examples)
 
         in_processes(course, len(learners) if self._narrow() else 1)
         if monitor.stopped_early:
@@ -247,8 +230,8 @@ class Experiment:
         rate = s.rate(self.names.index(name) if name != self.holdout else -1, kind)
         make = partial(optim.build, s.optimizer, momentum=s.momentum, weight_decay=s.weight_decay)
         learner = Learner(name, network, make(network.parameters(), rate))
-        if phase in ("ensemble", "satm") and s.domain == "reversal" and s.r_da:
-            learner.domain = DomainClassifier(network.feature_width, rng=stream(s.seed, name, "domain")).to(s.backend)
+        if phase in WITH_DOMAIN and s.domain in DOMAINS and s.r_da:
+            learner.domain = DOMAINS[s.domain](network.feature_width, rng=stream(s.seed, name, "domain")).to(s.backend)
             learner.domain_optimiser = make(
                 learner.domain.parameters(), rate if s.da_learning_rate is None else s.da_learning_rate
             )
@@ -258,7 +241,9 @@ class Experiment:
         s = self.settings
         return Rules(
             epsilon=s.epsilon, alpha=s.alpha, attack=s.attack,
-            r_adv=s.r_adv, r_da=s.r_da if s.domain != "none" else 0.0,
+            r_adv=s.r_adv, r_da=s.r_da if s.domain != "none" and phase in WITH_DOMAIN else 0.0,
+            r_embedding=s.r_embedding if phase == "cascade" else 0.0, r_penalty=s.r_penalty,
+            temperature=s.temperature if phase in AT_A_TEMPERATURE else 1.0,
             loss_norm=s.loss_norm, craft_mode=s.craft_mode, bn_batches=s.bn_batches, clip=s.clip, seed=s.seed,
             schedule=partial(optim.schedule, s.schedule, iterations=steps, warmup=min(s.warmup, steps // 2)),
         )  # fmt: skip

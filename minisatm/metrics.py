@@ -10,7 +10,9 @@ import numpy as np
 from .attacks import ATTACKS
 from .errors import InputError
 
-METHODS = ("undefended", "control", "ensemble", "satm")
+METHODS = (
+    "undefended", "control", "standard", "ensemble", "cascade", "teacher", "distillation", "penalty", "satm",
+)  # fmt: skip
 CONDITIONS = ("clean", "white-box", "partner old", "partner new", "hold-out")
 BASELINE = "always "  # how the method of a row begins that answers one class for every image
 

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 EVERY = 10.0  # seconds between lines where there is no terminal
-# The work of one step beside a clean one: ensemble and SATM craft once and train on twice the images.
-COST = {"clean": 1.5, "control": 1.0, "ensemble": 2.7, "satm": 2.7}
+# The work of one step beside a clean one: to craft and to train on twice the images, to ask a teacher, to look twice.
+COST = {"clean": 1.5, "control": 1.0, "teacher": 1.0, "distillation": 1.3}
+COST |= dict.fromkeys(("standard", "ensemble", "cascade", "satm", "penalty"), 2.7)
 
 
 def duration(seconds: float) -> str:
@@ -27,6 +28,15 @@ def bar(total: int, what: str, unit: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=what, unit=unit, disable=None, file=sys.stderr, leave=False)
+
+
+def steps(count: int, what: str) -> Any:
+    """range(count), with a bar on a terminal from the third second on: a quick loop, as in training, draws nothing."""
+    if not sys.stderr.isatty():
+        return range(count)
+    from tqdm import tqdm
+
+    return tqdm(range(count), desc=what, unit="step", delay=2, file=sys.stderr, leave=False)
 
 
 class Progress:

@@ -23,6 +23,7 @@ from .parallel import alone, leads, on_all
 from .satm import Learner, Losses, Rules
 
 LOSS_TERMS = ("loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm", "learning_rate")
+OWN_TERMS = {"cascade": ("embedding",), "penalty": ("penalty",)}  # of one method
 EPOCH_TERMS = ("train_clean", "train_adversarial", "validation_clean", "validation_adversarial", "validation_loss")
 
 
@@ -44,8 +45,8 @@ class RunFolder:
             (path / part).mkdir(parents=True, exist_ok=True)
         settings.save(path / "config.json")
         run = cls(path)
-        columns = ["phase", "iteration", "seconds"]
-        run._write("log.csv", [[*columns, *(f"{name}.{t}" for name in names for t in LOSS_TERMS)]])
+        columns, terms = ["phase", "iteration", "seconds"], (*LOSS_TERMS, *OWN_TERMS.get(settings.method, ()))
+        run._write("log.csv", [[*columns, *(f"{name}.{t}" for name in names for t in terms)]])
         run._write(
             "epochs.csv", [["phase", "iteration", "epoch", *(f"{name}.{t}" for name in names for t in EPOCH_TERMS)]]
         )

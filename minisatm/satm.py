@@ -47,7 +47,7 @@ class Rules:
     "sum" (the paper) or "half" (Tramer: the mean of the clean and the adversarial loss). craft_mode: batch norm while
     crafting. bn_batches: clean and adversarial images go through a network as one batch ("joint") or one after the
     other ("separate"). clip: largest gradient norm, None for no limit. schedule: the factor on the learning rate, by
-    iteration.
+    iteration. r_embedding, temperature and r_penalty are for the relatives in defences.py.
     """
 
     epsilon: float = 16 / 256
@@ -58,6 +58,9 @@ class Rules:
     loss_norm: str = "sum"
     craft_mode: str = "eval"
     bn_batches: str = "joint"
+    r_embedding: float = 0.0
+    temperature: float = 1.0
+    r_penalty: float = 0.0
     clip: float | None = None
     seed: int = 0
     schedule: Callable[[int], float] = lambda iteration: 1.0
@@ -108,9 +111,9 @@ def source(learners: Sequence[Learner], k: int, iteration: int) -> Learner:
 def examples(learner: Learner, x: Array, y: Array, rules: Rules, iteration: int) -> Array | None:
     """x_adv of this network, a constant array; its random step is a stream of its own (lines 17-21).
 
-    None where neither r_adv nor r_da would read it: then a step equals clean training.
+    None where neither r_adv nor another weight would read it: then a step equals clean training.
     """
-    if rules.r_adv == 0 and rules.r_da == 0:
+    if rules.r_adv == rules.r_da == rules.r_embedding == 0:
         return None
     return craft(
         rules.attack, learner.network, x, y, epsilon=rules.epsilon, alpha=rules.alpha, craft_mode=rules.craft_mode,
@@ -120,11 +123,16 @@ def examples(learner: Learner, x: Array, y: Array, rules: Rules, iteration: int)
 
 def learn_from(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules, iteration: int) -> Losses:
     """Lines 7-9 and 13 (for the other network 10-12 and 14): one loss, one SGD step. x_adv None: clean training."""
+    return descend(learner, lambda: loss_terms(learner, x, y, x_adv, rules), rules, iteration)
+
+
+def descend(learner: Learner, loss: Callable[[], tuple[Tensor, Losses]], rules: Rules, iteration: int) -> Losses:
+    """One SGD step of a learner in train mode on the loss, which comes with its terms; returns those."""
     if not learner.network.training:
         learner.network.train()
     seed_dropout(learner.network, stream(rules.seed, learner.name, "dropout", iteration))
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # whoever watches the loop says it in words
-        total, terms = loss_terms(learner, x, y, x_adv, rules)
+        total, terms = loss()
         total.backward(total.data * 0 + 1)  # 1, or NaN where the loss is not finite: then no weight moves
         factor = rules.schedule(iteration)
         terms["learning_rate"] = learner.optimiser.learning_rate * factor
@@ -139,21 +147,35 @@ def loss_terms(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules:
     share = 0.5 if rules.loss_norm == "half" else 1.0
     if x_adv is None:
         logits, _ = learner.network(Tensor(x))
-        clean = ops.softmax_cross_entropy(logits, Tensor(y))
-        return clean, {"loss": number(clean.data), "clean": number(clean.data), "rate": _rate(logits, y)}
+        clean = network_loss(logits, y, rules)
+        return clean, {"loss": number(clean.data), "clean": number(clean.data), "rate": rate_of(logits, y)}
 
     logits, features, logits_adv, features_adv = _both_halves(learner.network, x, x_adv, rules.bn_batches)
-    clean = ops.softmax_cross_entropy(logits, Tensor(y))
-    adversarial = ops.softmax_cross_entropy(logits_adv, Tensor(y))
+    clean, adversarial = network_loss(logits, y, rules), network_loss(logits_adv, y, rules)
     total = share * clean  # 7, 10: Network_loss(x, y_true)
     total = total + share * rules.r_adv * adversarial  # 8, 11: + r_adv * Network_loss(x_adv of the other, y_true)
     terms = {"clean": number(clean.data), "adversarial": number(adversarial.data)}
-    terms |= {"rate": _rate(logits, y), "adversarial_rate": _rate(logits_adv, y)}
+    terms |= {"rate": rate_of(logits, y), "adversarial_rate": rate_of(logits_adv, y)}
     if learner.domain is not None and rules.r_da:
         domain = learner.domain.loss(features, features_adv)
         total = total + rules.r_da * domain  # 9, 12: + r_da * DA(f(x), f(x_adv of the other)), gradient reversed
         terms["domain"] = number(domain.data)
+    if rules.r_embedding:
+        apart = features_adv - features  # Na et al. 2018: an image and its adversarial twin shall have like features
+        embedding = (apart * apart).sum() * (1 / len(x))
+        total = total + rules.r_embedding * embedding
+        terms["embedding"] = number(embedding.data)
     return total, {"loss": number(total.data), **terms}
+
+
+def network_loss(logits: Tensor, y: Array, rules: Rules) -> Tensor:
+    """Network_loss of lines 7 and 8: cross-entropy, with y (N,) or soft labels (N, C).
+
+    At a temperature T it is T times that of logits / T: the factor gives the gradient its size back.
+    """
+    if rules.temperature == 1:
+        return ops.softmax_cross_entropy(logits, Tensor(y))
+    return rules.temperature * ops.softmax_cross_entropy(logits * (1 / rules.temperature), Tensor(y))
 
 
 def _both_halves(network: Network, x: Array, x_adv: Array, bn_batches: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -165,6 +187,7 @@ def _both_halves(network: Network, x: Array, x_adv: Array, bn_batches: str) -> t
     return logits[:n], features[:n], logits[n:], features[n:]
 
 
-def _rate(logits: Tensor, y: Array) -> Any:
+def rate_of(logits: Tensor, y: Array) -> Any:
+    """The share of images whose largest logit is that of y (N,)."""
     answers = logits.data.argmax(axis=1)
     return number((answers == array_module(answers).asarray(y)).mean(dtype=logits.dtype))

@@ -59,7 +59,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             help="toy (no arguments), smoke (seconds) or paper (224x224, batch 8, rate 1e-5, 10,000 iterations)",
         ),
         "method": dict(
-            help="compare: clean, then control, ensemble and satm from the same start; or one (smoke, paper: satm)"
+            help="compare: clean, then control, ensemble and satm from the same start; or one of them, or standard "
+            "adversarial training, cascade, distillation, penalty, after clean (smoke, paper: satm)"
         ),
         "out": dict(type=folder, metavar="DIR", help="run folder; must not exist"),
         "resume": dict(type=Path, metavar="DIR", help="go on with an interrupted run"),
@@ -97,9 +98,15 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "r-adv": dict(type=float, help="weight of the adversarial loss (our choice 1)"),
         "r-da": dict(type=float, help="weight of the domain loss (our choice 0.1)"),
         "domain": dict(
-            help="classifier of features behind a gradient reversal (paper; strength 1, width 256, features of "
-            "fc7 / the global average pool: our choice)"
+            help="of ensemble and satm: classifier of features behind a gradient reversal (paper; strength 1, width "
+            "256, features of fc7 / the global average pool: our choice), or against the network (adda)"
         ),
+        "own-examples": dict(
+            type=boolean, metavar="on|off", help="ensemble, cascade: a network's own among its sources (Tramer: on)"
+        ),
+        "r-embedding": dict(type=float, help="cascade: weight of the unified embedding (our choice 0.01)"),
+        "temperature": dict(type=float, help="distillation: of teacher and student (Papernot et al. 20)"),
+        "r-penalty": dict(type=float, help="penalty: weight of the squared input gradient (our choice 0.1)"),
         "loss-norm": dict(help="sum of clean and adversarial loss (paper), or half of it: their mean (Tramer)"),
         "craft-mode": dict(help="batch norm while crafting (our choice eval)"),
         "bn-batches": dict(help="clean and adversarial images as one batch (our choice) or two"),

@@ -125,6 +125,10 @@ def whole(drawn, tmp_path_factory):
         ("satm", "clean", 2, "cut"),  # two rows were logged after the checkpoint of step 2
         ("satm", "clean", 3, "ctrl-c"),  # the last step of a phase
         ("satm", "satm", 0, "cut"),
+        ("cascade", "cascade", 2, "cut"),  # whose sources are read from their files
+        ("distillation", "distillation", 1, "ctrl-c"),
+        pytest.param("standard", "standard", 2, "cut", marks=pytest.mark.slow),
+        pytest.param("penalty", "penalty", 2, "cut", marks=pytest.mark.slow),
         pytest.param("satm", "satm", 3, "ctrl-c", marks=pytest.mark.slow),
         pytest.param("satm", "satm", 4, "ctrl-c", marks=pytest.mark.slow),  # the last step of all
         pytest.param("compare", "control", 1, "cut", marks=pytest.mark.slow),

@@ -253,7 +253,8 @@ def test_with_b_learning_it_is_not_ensemble_training():
     assert "a.network.conv1_1.weight" in differ and "a.optimiser.fc8.weight:velocity" in differ
 
 
-def test_ensemble_sources_take_turns_and_serve_several_learners():
+def test_ensemble_sources_are_drawn_and_serve_several_learners():
+    """One for each batch, by a stream of the learner's own; a source that two learners have drawn crafts once."""
     seen = []
     b, c = learner("b", frozen=True), learner("c", frozen=True)
     real = satm.examples
@@ -264,8 +265,10 @@ def test_ensemble_sources_take_turns_and_serve_several_learners():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(defences, "examples", examples)
-        defences.train_ensemble([learner("a"), learner("d")], [[b, c], [b]], Rules(), Batches(4))
-    assert sorted(seen) == [(0, "b"), (1, "b"), (1, "c"), (2, "b"), (3, "b"), (3, "c")]
+        defences.train_ensemble([learner("a"), learner("d")], [[b, c], [b]], Rules(seed=3), Batches(8))
+    drawn = ["bc"[stream(3, "a", "source", iteration).integers(2)] for iteration in range(8)]
+    assert set(drawn) == {"b", "c"}
+    assert sorted(seen) == sorted({(i, own) for i in range(8) for own in ("b", drawn[i])})
 
 
 def test_without_adversarial_and_domain_loss_it_is_clean_training():
