@@ -1,0 +1,390 @@
+"""Three orderings of Tramer et al. 2018 on MNIST: do they hold here? As it comes out, seed by seed.
+
+    python tests/benchmarks/mnist_orderings.py [--data DIR] [--seeds 0,1,2] [--out DIR]
+
+Structures A and B are trained clean, by standard adversarial training (own examples), by ensemble adversarial training
+and by SATM; then attacked themselves and by examples of clean networks A, B, C and D. What is in --out already is read,
+not trained again, so an interrupted run goes on. Each seed draws its own starts, batches and test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: each training has a core to itself
+
+import numpy as np
+
+from minisatm import attacks, data, defences, metrics, models, optim, satm
+from minisatm.data.batches import Batches
+from minisatm.measure import predict
+from minisatm.satm import Learner, Rules
+from minisatm.streams import stream
+
+Array = Any
+EPSILON, ALPHA, RATE, BATCH = 0.3, 0.05, 1e-3, 64  # Tramer's
+SOURCES = "ABCD"
+# The static sources of each network, besides itself; the other structures are hold-outs.
+STATIC = {("ensemble", "A"): "ACD", ("ensemble", "B"): "BCD", ("pair", "A"): "AB"}
+CLEAN = (("clean", "C"), ("clean", "A"), ("clean", "B"), ("clean", "D"))  # the longest first
+HARD = (("standard", "A"), ("ensemble", "A"), ("standard", "B"), ("ensemble", "B"), ("satm", "AB"), ("pair", "A"))
+METHODS = {"A": ("clean", "standard", "ensemble", "pair", "satm"), "B": ("clean", "standard", "ensemble", "satm")}
+TARGETS = tuple((method, k) for k, methods in METHODS.items() for method in methods)
+OWN = ("fgsm", "r_fgsm", "iterative_fgsm")
+TRANSFERRED = ("fgsm", "r_fgsm")
+LABELS = {"fgsm": "FGSM", "r_fgsm": "R+FGSM", "iterative_fgsm": "I-FGSM"}
+
+Key = tuple[str, str, str, str]  # structure, method, attack, source ("own" or a letter; "" for clean images)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides a run's numbers, but the seed."""
+
+    width: float
+    clean_epochs: float
+    epochs: float
+    images: int
+    train_images: int
+
+
+@cache
+def digits(folder: Path) -> Any:
+    """MNIST, read before the processes part, so that they share it."""
+    return data.load("mnist", folder)
+
+
+# Training
+
+
+class Course:
+    """A monitor that hands out the batches of some epochs and says now and then where it is."""
+
+    def __init__(self, images: Batches, epochs: float, label: str) -> None:
+        self.images, self.steps, self.label = images, round(epochs * images.steps_per_epoch), label
+        self.spoken = time.monotonic()
+
+    def batches(self) -> Iterator[tuple[int, Array, Array]]:
+        yield from self.images.stream(0, self.steps)
+
+    def stop(self, iteration: int, losses: dict[str, dict[str, float]]) -> bool:
+        if not all(math.isfinite(own["loss"]) for own in losses.values() if own):
+            raise RuntimeError(f"{self.label}: the loss is not finite at step {iteration}")
+        if time.monotonic() - self.spoken > 30:
+            self.spoken = time.monotonic()
+            terms = "  ".join(f"{own['loss']:.3f}" for own in losses.values() if own)
+            print(f"  {self.label} {iteration + 1}/{self.steps}  loss {terms}", file=sys.stderr, flush=True)
+        return False
+
+
+def train(plan: Plan, out: Path, folder: Path, seed: int, method: str, letters: str) -> str:
+    """Train one network (SATM: the pair) and save it, unless it is there; returns what to tell."""
+    files = [network_file(out, seed, method, letter) for letter in letters]
+    label = f"seed {seed} {method} {letters}"
+    if all(file.exists() for file in files):
+        return f"{label}: was there"
+    start = time.perf_counter()
+    learners = [learner(plan, out, seed, method, letter) for letter in letters]
+    epochs = plan.clean_epochs if method == "clean" else plan.epochs
+    indices = np.flatnonzero(~digits(folder).official_test)[: plan.train_images or None]
+    monitor = Course(Batches(digits(folder), indices, batch=BATCH, size=28, seed=seed), epochs, label)
+    rules = Rules(epsilon=EPSILON, alpha=ALPHA, attack="fgsm", loss_norm="half", r_da=0.0, seed=seed)
+    if method == "clean":
+        defences.train_clean(learners, rules, monitor)
+    elif method == "standard":
+        defences.train_standard(learners, rules, monitor)
+    elif method == "satm":
+        satm.train(learners, rules, monitor)
+    else:
+        static = [
+            Learner(f"clean/{s}", load(out, seed, "clean", s), None, frozen=True) for s in STATIC[method, letters]
+        ]
+        defences.train_ensemble(learners, [[*static, *learners]], rules, monitor)
+    for own, file in zip(learners, files):
+        own.network.save(str(file))
+    spent = time.perf_counter() - start
+    with open(out / f"seed{seed}" / "seconds.txt", "a") as f:
+        f.write(f"{spent:.0f} {method} {letters}\n")
+    return f"{label}: {spent:.0f} s"
+
+
+def learner(plan: Plan, out: Path, seed: int, method: str, letter: str) -> Learner:
+    """A network at a random start of its own, or for SATM, whose line 1 is clean training, the clean one."""
+    name = f"{method}/{letter}"
+    if method == "satm":
+        network = load(out, seed, "clean", letter)
+    else:
+        network = models.build(
+            f"mnist_{letter.lower()}",
+            classes=10,
+            width=plan.width,
+            size=28,
+            channels=1,
+            rng=stream(seed, name, "start"),
+        )
+    return Learner(name, network, optim.build("adam", network.parameters(), RATE))
+
+
+def network_file(out: Path, seed: int, method: str, letter: str) -> Path:
+    return out / f"seed{seed}" / f"{method}-{letter}.h5"
+
+
+def load(out: Path, seed: int, method: str, letter: str) -> Any:
+    return models.build(None, weights=str(network_file(out, seed, method, letter)))
+
+
+# Measuring
+
+
+def measure(plan: Plan, out: Path, folder: Path, seed: int, method: str, letter: str) -> str:
+    """One network on clean images, on its own examples and on those of the clean networks: a CSV file."""
+    path, label = errors_file(out, seed, method, letter), f"seed {seed} {method} {letter}"
+    if path.exists():
+        return f"{label}: was there"
+    start = time.perf_counter()
+    target = load(out, seed, method, letter)
+    sources = {s: load(out, seed, "clean", s) for s in SOURCES if (method, s) != ("clean", letter)}
+    wrong: dict[tuple[str, str], int] = {}
+    test = np.flatnonzero(digits(folder).official_test)
+    images = Batches(digits(folder), test, batch=100, size=28, seed=seed)
+    n = 0
+    for batch, (x, y) in enumerate(images.in_order(plan.images or None)):
+
+        def craft(attack: str, network: Any, name: str) -> Array:
+            rng = stream(seed, name, attack, batch)  # noqa: B023
+            return attacks.craft(attack, network, x, y, epsilon=EPSILON, alpha=ALPHA, rng=rng)  # noqa: B023
+
+        shown = {("", ""): x}
+        shown |= {(a, "own"): craft(a, target, f"{method}/{letter}") for a in OWN}
+        shown |= {(a, s): craft(a, network, f"clean/{s}") for a in TRANSFERRED for s, network in sources.items()}
+        for key, x_adv in shown.items():
+            wrong[key] = wrong.get(key, 0) + int((predict(target, x_adv) != y).sum())
+        n += len(y)
+    with open(path.with_suffix(".part"), "w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("attack", "source", "n", "wrong"))
+        writer.writerows((*key, n, count) for key, count in wrong.items())
+    path.with_suffix(".part").rename(path)
+    return f"{label}: {time.perf_counter() - start:.0f} s"
+
+
+def errors_file(out: Path, seed: int, method: str, letter: str) -> Path:
+    return out / f"seed{seed}" / f"errors-{method}-{letter}.csv"
+
+
+def read_errors(out: Path, seed: int) -> tuple[dict[Key, float], int]:
+    """{key: error rate} of one seed, and the number of test images."""
+    found: dict[Key, float] = {}
+    for method, letter in TARGETS:
+        with open(errors_file(out, seed, method, letter), newline="") as f:
+            for row in csv.DictReader(f):
+                n = int(row["n"])
+                found[letter, method, row["attack"], row["source"]] = int(row["wrong"]) / n
+    return found, n
+
+
+# The orderings
+
+Comparison = tuple[Sequence[float], Sequence[float]]  # error rates: the sum of the first must exceed that of the second
+
+
+def orderings(errors: dict[Key, float]) -> dict[tuple[str, str], list[Comparison]]:
+    """{(ordering, structure): its comparisons}, from the error rates of one seed."""
+    found: dict[tuple[str, str], list[Comparison]] = {}
+    for k in METHODS:
+
+        def own(method: str, attack: str) -> float:
+            return errors[k, method, attack, "own"]  # noqa: B023
+
+        found["(i) standard: transferred FGSM > own FGSM", k] = [
+            ([errors[k, "standard", "fgsm", source]], [own("standard", "fgsm")]) for source in SOURCES
+        ]
+        found["(ii) own R+FGSM > own FGSM", k] = [
+            ([own(method, "r_fgsm")], [own(method, "fgsm")]) for method in ("clean", "standard", "ensemble")
+        ]
+        found["(ii) by more than on the clean network", k] = [
+            ([own(method, "r_fgsm"), own("clean", "fgsm")], [own(method, "fgsm"), own("clean", "r_fgsm")])
+            for method in ("standard", "ensemble")
+        ]
+        found["(iii) transferred: standard > ensemble", k] = [
+            ([errors[k, "standard", attack, source]], [errors[k, "ensemble", attack, source]])
+            for attack in TRANSFERRED
+            for source in SOURCES
+        ]
+    return found
+
+
+def verdict(comparisons: Sequence[Comparison], n: int) -> str:
+    """Whether an ordering holds: "holds 4/4 (3 clear)"; clear: by more than the 95 % interval of the difference."""
+    holds = clear = 0
+    for larger, smaller in comparisons:
+        difference = sum(larger) - sum(smaller)
+        spread = 1.96 * math.sqrt(sum(max(p * (1 - p), 1 / n) / n for p in (*larger, *smaller)))
+        holds, clear = holds + (difference > 0), clear + (difference > spread)
+    word = "holds" if holds == len(comparisons) else "partly" if holds else "does not"
+    return f"{word} {holds}/{len(comparisons)} ({clear} clear)"
+
+
+# Printing
+
+
+def table(found: dict[int, dict[Key, float]], n: int) -> Iterator[str]:
+    """The lines of all error rates: one column a seed, then the mean."""
+    attacked = [("", ""), *((a, "own") for a in OWN), *((a, s) for a in TRANSFERRED for s in SOURCES)]
+    for k, methods in METHODS.items():
+        for attack, source in attacked:
+            what = f"{LABELS[attack]} {'own' if source == 'own' else f'from {source}'}" if attack else "clean images"
+            for method in methods:
+                rates = [
+                    errors[k, method, attack, source]
+                    for errors in found.values()
+                    if (k, method, attack, source) in errors
+                ]
+                if rates:  # a clean network is not shown its own examples as transferred ones
+                    seen = "*" if source and source in known(method, k) else " "
+                    cells = "".join(f"{interval(rate, n):>20}" for rate in rates)
+                    yield f"  {k}  {what:<14} {method:<9}{seen}{cells}{100 * mean(rates):8.1f}"
+
+
+def known(method: str, k: str) -> str:
+    """The structures whose clean networks, or what became of them, a network learned from."""
+    return STATIC.get((method, k), {"satm": "AB".replace(k, "")}.get(method, ""))
+
+
+def interval(rate: float, n: int) -> str:
+    low, high = (100 * end for end in metrics.interval(rate, n))
+    return f"{100 * rate:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def black_box(errors: dict[Key, float], method: str, sources: str, k: str = "A") -> float:
+    """The mean error rate on FGSM and R+FGSM from these sources: the figure of the paper's Table 7, in percent."""
+    return 100 * mean(errors[k, method, attack, source] for attack in TRANSFERRED for source in sources)
+
+
+def report(plan: Plan, out: Path, seeds: Sequence[int]) -> Iterator[str]:
+    """All that is printed at the end."""
+    read = {seed: read_errors(out, seed) for seed in seeds}
+    found, n = {seed: errors for seed, (errors, _) in read.items()}, read[seeds[0]][1]
+    yield f"MNIST, structures A and B of Tramer et al. 2018 at width {plan.width:g}; seeds {', '.join(map(str, seeds))}"
+    yield f"{plan.clean_epochs:g} clean epochs, {plan.epochs:g} adversarial (Tramer: full width, 6 and 12)"
+    yield f"Adam {RATE:g}, batch {BATCH}, epsilon {EPSILON:g}, alpha {ALPHA:g}; loss half clean, half on FGSM examples"
+    yield "  standard   own examples"
+    yield "  ensemble   one source drawn a batch: clean A, C, D or itself (for B: clean B, C, D or itself)"
+    yield "  pair       one source drawn a batch: clean A, B or itself"
+    yield "  satm       A and B on each other's examples, starting as clean A and B; all others start at random"
+    yield "Transferred examples come from the clean networks; I-FGSM takes 10 steps of epsilon / 4."
+    yield f"{machine(out)}; {', '.join(spent(out, seed) for seed in seeds)} of training a seed\n"
+    yield f"Error rates in % with 95 % intervals, n = {n} test images; one column a seed, then the mean"
+    yield "(*: learned from that clean network; SATM from what became of it)"
+    yield from table(found, n)
+    yield "\nThe orderings, seed by seed: of so many comparisons so many hold (clear: beyond the 95 % interval)"
+    for ordering, k in orderings(found[seeds[0]]):
+        cells = "".join(f"{verdict(orderings(errors)[ordering, k], n):>24}" for errors in found.values())
+        yield f"  {ordering:<42} {k}{cells}"
+    yield "\nBlack-box error rate of A in %, as the paper's Table 7: mean over FGSM and R+FGSM from networks new to it"
+    for what, method, sources in (
+        ("Tramer's protocol, hold-out B: ensemble (paper 5.2)", "ensemble", "B"),
+        ("   (and standard adversarial training)", "standard", "B"),
+        ("SATM's, A and B retrained, hold-outs C, D: SATM (paper 5.6)", "satm", "CD"),
+        ("   ensemble of the same pair", "pair", "CD"),
+    ):
+        rates = [black_box(errors, method, sources) for errors in found.values()]
+        yield f"  {what:<62}{''.join(f'{rate:8.1f}' for rate in rates)}   mean {mean(rates):.1f}"
+
+
+def spent(out: Path, seed: int) -> str:
+    lines = (out / f"seed{seed}" / "seconds.txt").read_text().splitlines()
+    return f"{sum(int(line.split()[0]) for line in lines) / 60:.0f} min"
+
+
+def machine(out: Path) -> str:
+    commit = (out / "commit.txt").read_text().strip()
+    return f"{cores()} cores, a training each, Python {platform.python_version()}, commit {commit}"
+
+
+def note_commit(out: Path) -> None:
+    if not (out / "commit.txt").exists():
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        (out / "commit.txt").write_text(done.stdout or "unknown\n")
+
+
+# Both cores
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def sit_on(seats: Any) -> None:
+    """Give this process one core, so that no training's helping threads disturb another's."""
+    os.sched_setaffinity(0, {seats.get()})
+
+
+def all_of(pool: ProcessPoolExecutor, function: Any, jobs: Sequence[tuple[Any, ...]]) -> None:
+    """Run the jobs, as many at once as there are cores, and say what each one took."""
+    started = time.monotonic()
+    futures = [pool.submit(function, *job) for job in jobs]
+    for done, future in enumerate(as_completed(futures), 1):
+        where = f"{function.__name__} {done}/{len(jobs)}, {(time.monotonic() - started) / 60:.1f} min"
+        print(f"[{where}] {future.result()}", file=sys.stderr, flush=True)
+
+
+def options() -> argparse.Namespace:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    folder = Path(os.environ.get("MINISATM_DATA", "."), "data", "mnist")
+    cli.add_argument("--data", type=Path, default=folder, help="MNIST's four files [$MINISATM_DATA/data/mnist]")
+    cli.add_argument("--seeds", default="0,1,2")
+    cli.add_argument("--width", default="1/4", help="every channel count times this [1/4]")
+    cli.add_argument("--epochs", default="1,2", metavar="CLEAN,ADVERSARIAL", help="[1,2]; Tramer: 6,12")
+    cli.add_argument("--images", type=int, default=2000, help="test images, drawn by the seed; 0: all [2000]")
+    cli.add_argument("--train-images", type=int, default=0, help="0: all [0]")
+    cli.add_argument("--out", type=Path, default=Path("runs/mnist-orderings"), help="what is done is kept there")
+    return cli.parse_args()
+
+
+def main() -> None:
+    args = options()
+    clean_epochs, epochs = (float(Fraction(e)) for e in args.epochs.split(","))
+    plan = Plan(float(Fraction(args.width)), clean_epochs, epochs, args.images, args.train_images)
+    seeds = [int(s) for s in args.seeds.split(",")]
+    for seed in seeds:
+        (args.out / f"seed{seed}").mkdir(parents=True, exist_ok=True)
+    saved = args.out / "plan.json"
+    if saved.exists() and json.loads(saved.read_text()) != asdict(plan):
+        sys.exit(
+            f"error: {args.out} holds networks of other settings, {saved.read_text().strip()}: give another --out."
+        )
+    saved.write_text(json.dumps(asdict(plan)) + "\n")
+    note_commit(args.out)
+    digits(args.data)
+    context = get_context("fork")
+    seats = context.Queue()
+    for core in sorted(os.sched_getaffinity(0)):
+        seats.put(core)
+    with ProcessPoolExecutor(cores(), context, initializer=sit_on, initargs=(seats,)) as pool:
+        for jobs in (CLEAN, HARD):  # ensemble training needs the clean networks
+            all_of(pool, train, [(plan, args.out, args.data, seed, *job) for job in jobs for seed in seeds])
+        all_of(pool, measure, [(plan, args.out, args.data, seed, *target) for target in TARGETS for seed in seeds])
+    for line in report(plan, args.out, seeds):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
