@@ -118,5 +118,7 @@ def test_the_script_runs_and_goes_on_from_what_is_there(tmp_path, data_dir):
     next(tmp_path.glob("seed101/errors-satm-B.csv")).unlink()
     once_more = subprocess.run(command, capture_output=True, text=True)
     assert once_more.stdout == first.stdout and once_more.stderr.count(": was there") == 37
+    fewer = subprocess.run([*command, "--methods", "ensemble,standard"], capture_output=True, text=True).stdout
+    assert "satm" not in fewer and set(fewer.splitlines()) < set(first.stdout.splitlines())
     other = subprocess.run([*command, "--width", "1/8"], capture_output=True, text=True)
     assert other.returncode == 1 and "holds networks of other settings" in other.stderr

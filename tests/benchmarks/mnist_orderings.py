@@ -46,9 +46,14 @@ STATIC = {("ensemble", "A"): "ACD", ("ensemble", "B"): "BCD", ("pair", "A"): "AB
 CLEAN = (("clean", "C"), ("clean", "A"), ("clean", "B"), ("clean", "D"))  # the longest first
 HARD = (("standard", "A"), ("ensemble", "A"), ("standard", "B"), ("ensemble", "B"), ("satm", "AB"), ("pair", "A"))
 METHODS = {"A": ("clean", "standard", "ensemble", "pair", "satm"), "B": ("clean", "standard", "ensemble", "satm")}
-TARGETS = tuple((method, k) for k, methods in METHODS.items() for method in methods)
 OWN = ("fgsm", "r_fgsm", "iterative_fgsm")
 TRANSFERRED = ("fgsm", "r_fgsm")
+EXAMPLES = {  # what the networks learn from; all start at random, but SATM's
+    "standard": "its own examples",
+    "ensemble": "of one source drawn for each batch: clean A, C, D or itself (for B: clean B, C, D or itself)",
+    "satm": "A and B of each other, starting as clean A and B",
+    "pair": "ensemble training whose sources are clean A, clean B and itself",
+}
 LABELS = {"fgsm": "FGSM", "r_fgsm": "R+FGSM", "iterative_fgsm": "I-FGSM"}
 
 Key = tuple[str, str, str, str]  # structure, method, attack, source ("own" or a letter; "" for clean images)
@@ -100,7 +105,7 @@ def train(plan: Plan, out: Path, folder: Path, seed: int, method: str, letters: 
     label = f"seed {seed} {method} {letters}"
     if all(file.exists() for file in files):
         return f"{label}: was there"
-    start = time.perf_counter()
+    start = time.process_time()
     learners = [learner(plan, out, seed, method, letter) for letter in letters]
     epochs = plan.clean_epochs if method == "clean" else plan.epochs
     indices = np.flatnonzero(~digits(folder).official_test)[: plan.train_images or None]
@@ -119,10 +124,11 @@ def train(plan: Plan, out: Path, folder: Path, seed: int, method: str, letters: 
         defences.train_ensemble(learners, [[*static, *learners]], rules, monitor)
     for own, file in zip(learners, files):
         own.network.save(str(file))
-    spent = time.perf_counter() - start
-    with open(out / f"seed{seed}" / "seconds.txt", "a") as f:
-        f.write(f"{spent:.0f} {method} {letters}\n")
-    return f"{label}: {spent:.0f} s"
+    spent = time.process_time() - start
+    if method != "clean":
+        with open(out / f"seed{seed}" / "seconds.txt", "a") as f:
+            f.write(f"{spent:.0f} {method} {letters}\n")
+    return f"{label}: {spent:.0f} s of processor time"
 
 
 def learner(plan: Plan, out: Path, seed: int, method: str, letter: str) -> Learner:
@@ -189,10 +195,15 @@ def errors_file(out: Path, seed: int, method: str, letter: str) -> Path:
     return out / f"seed{seed}" / f"errors-{method}-{letter}.csv"
 
 
-def read_errors(out: Path, seed: int) -> tuple[dict[Key, float], int]:
+def targets(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """The networks that are measured: (method, structure)."""
+    return [(method, k) for k, known in METHODS.items() for method in known if method in ("clean", *methods)]
+
+
+def read_errors(out: Path, seed: int, methods: Sequence[str]) -> tuple[dict[Key, float], int]:
     """{key: error rate} of one seed, and the number of test images."""
     found: dict[Key, float] = {}
-    for method, letter in TARGETS:
+    for method, letter in targets(methods):
         with open(errors_file(out, seed, method, letter), newline="") as f:
             for row in csv.DictReader(f):
                 n = int(row["n"])
@@ -278,19 +289,17 @@ def black_box(errors: dict[Key, float], method: str, sources: str, k: str = "A")
     return 100 * mean(errors[k, method, attack, source] for attack in TRANSFERRED for source in sources)
 
 
-def report(plan: Plan, out: Path, seeds: Sequence[int]) -> Iterator[str]:
+def report(plan: Plan, out: Path, seeds: Sequence[int], methods: Sequence[str]) -> Iterator[str]:
     """All that is printed at the end."""
-    read = {seed: read_errors(out, seed) for seed in seeds}
+    read = {seed: read_errors(out, seed, methods) for seed in seeds}
     found, n = {seed: errors for seed, (errors, _) in read.items()}, read[seeds[0]][1]
+    spent = ", ".join(f"{processor_minutes(out, seed):.0f}" for seed in seeds)
     yield f"MNIST, structures A and B of Tramer et al. 2018 at width {plan.width:g}; seeds {', '.join(map(str, seeds))}"
     yield f"{plan.clean_epochs:g} clean epochs, {plan.epochs:g} adversarial (Tramer: full width, 6 and 12)"
     yield f"Adam {RATE:g}, batch {BATCH}, epsilon {EPSILON:g}, alpha {ALPHA:g}; loss half clean, half on FGSM examples"
-    yield "  standard   own examples"
-    yield "  ensemble   one source drawn a batch: clean A, C, D or itself (for B: clean B, C, D or itself)"
-    yield "  pair       one source drawn a batch: clean A, B or itself"
-    yield "  satm       A and B on each other's examples, starting as clean A and B; all others start at random"
+    yield from (f"  {method:<9} {EXAMPLES[method]}" for method in methods)
     yield "Transferred examples come from the clean networks; I-FGSM takes 10 steps of epsilon / 4."
-    yield f"{machine(out)}; {', '.join(spent(out, seed) for seed in seeds)} of training a seed\n"
+    yield f"{machine(out)}; minutes of processor time for each seed's adversarial training: {spent}\n"
     yield f"Error rates in % with 95 % intervals, n = {n} test images; one column a seed, then the mean"
     yield "(*: learned from that clean network; SATM from what became of it)"
     yield from table(found, n)
@@ -305,13 +314,14 @@ def report(plan: Plan, out: Path, seeds: Sequence[int]) -> Iterator[str]:
         ("SATM's, A and B retrained, hold-outs C, D: SATM (paper 5.6)", "satm", "CD"),
         ("   ensemble of the same pair", "pair", "CD"),
     ):
+        if method not in methods:
+            continue
         rates = [black_box(errors, method, sources) for errors in found.values()]
         yield f"  {what:<62}{''.join(f'{rate:8.1f}' for rate in rates)}   mean {mean(rates):.1f}"
 
 
-def spent(out: Path, seed: int) -> str:
-    lines = (out / f"seed{seed}" / "seconds.txt").read_text().splitlines()
-    return f"{sum(int(line.split()[0]) for line in lines) / 60:.0f} min"
+def processor_minutes(out: Path, seed: int) -> float:
+    return sum(float(line.split()[0]) for line in (out / f"seed{seed}" / "seconds.txt").read_text().splitlines()) / 60
 
 
 def machine(out: Path) -> str:
@@ -351,6 +361,7 @@ def options() -> argparse.Namespace:
     folder = Path(os.environ.get("MINISATM_DATA", "."), "data", "mnist")
     cli.add_argument("--data", type=Path, default=folder, help="MNIST's four files [$MINISATM_DATA/data/mnist]")
     cli.add_argument("--seeds", default="0,1,2")
+    cli.add_argument("--methods", default="standard,ensemble,satm,pair", help="the last two may be left out")
     cli.add_argument("--width", default="1/4", help="every channel count times this [1/4]")
     cli.add_argument("--epochs", default="1,2", metavar="CLEAN,ADVERSARIAL", help="[1,2]; Tramer: 6,12")
     cli.add_argument("--images", type=int, default=2000, help="test images, drawn by the seed; 0: all [2000]")
@@ -363,7 +374,9 @@ def main() -> None:
     args = options()
     clean_epochs, epochs = (float(Fraction(e)) for e in args.epochs.split(","))
     plan = Plan(float(Fraction(args.width)), clean_epochs, epochs, args.images, args.train_images)
-    seeds = [int(s) for s in args.seeds.split(",")]
+    seeds, methods = [int(s) for s in args.seeds.split(",")], args.methods.split(",")
+    if not {"standard", "ensemble"} <= set(methods) <= {method for method, _ in HARD}:
+        sys.exit("error: --methods takes standard,ensemble, and of satm and pair what you like.")
     for seed in seeds:
         (args.out / f"seed{seed}").mkdir(parents=True, exist_ok=True)
     saved = args.out / "plan.json"
@@ -379,10 +392,13 @@ def main() -> None:
     for core in sorted(os.sched_getaffinity(0)):
         seats.put(core)
     with ProcessPoolExecutor(cores(), context, initializer=sit_on, initargs=(seats,)) as pool:
-        for jobs in (CLEAN, HARD):  # ensemble training needs the clean networks
+        hard = [job for job in HARD if job[0] in methods]
+        for jobs in (CLEAN, hard):  # ensemble training needs the clean networks
             all_of(pool, train, [(plan, args.out, args.data, seed, *job) for job in jobs for seed in seeds])
-        all_of(pool, measure, [(plan, args.out, args.data, seed, *target) for target in TARGETS for seed in seeds])
-    for line in report(plan, args.out, seeds):
+        all_of(
+            pool, measure, [(plan, args.out, args.data, seed, *target) for target in targets(methods) for seed in seeds]
+        )
+    for line in report(plan, args.out, seeds, methods):
         print(line)
 
 
