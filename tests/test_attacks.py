@@ -60,7 +60,7 @@ def images(count=4, seed=1, size=16, channels=3, classes=5):
 SINGLE = ("fgsm", "step_ll", "r_fgsm", "r_step_ll")
 STEPS = {name: {"steps": 2} for name in ("iterative_fgsm", "iterative_ll", "pgd", "momentum_fgsm", "deepfool")}
 STEPS |= {"square": {"steps": 5}, "carlini_wagner_l2": {"steps": 10, "search_steps": 2}}
-STEPS |= {"carlini_wagner_linf": {"steps": 10, "shrinkings": 2}}
+STEPS |= {"carlini_wagner_linf": {"steps": 5, "c": 5.0}}
 STEPS |= {"carlini_wagner_l0": {"steps": 10, "search_steps": 2, "rounds": 2}}
 WITH_EPSILON = sorted(name for name, attack in attacks.ATTACKS.items() if attack.takes("epsilon"))
 WITH_ALPHA = [name for name, attack in attacks.ATTACKS.items() if attack.takes("alpha")]
@@ -491,8 +491,17 @@ def test_alpha_must_be_below_epsilon(dense, golden, alpha):
 @pytest.mark.parametrize("name", WITH_EPSILON)
 @pytest.mark.parametrize("epsilon", [-0.1, 1.5, 16.0, float("nan")])
 def test_epsilon_is_in_pixels_of_the_unit_range(dense, golden, name, epsilon):
+    options = {"scale": "max"} if name == "fast_gradient_value" else {}
     with pytest.raises(InputError, match=r"epsilon \S+ is not in pixels of \[0, 1\]: write it like 16/256"):
-        run(name, dense, golden["x"], golden["y"], epsilon=epsilon)
+        run(name, dense, golden["x"], golden["y"], epsilon=epsilon, **options)
+
+
+@pytest.mark.parametrize("name, l2", [("pgd", {"norm": "l2"}), ("fast_gradient_value", {"scale": "l2"})])
+@pytest.mark.parametrize("epsilon", [-0.1, 3.5, 16.0, float("nan")])
+def test_epsilon_as_a_length_stays_inside_the_cube(dense, golden, name, l2, epsilon):
+    with pytest.raises(InputError, match=rf"epsilon {epsilon:g} is not a length .*here none exceeds 3.46"):
+        run(name, dense, golden["x"], golden["y"], epsilon=epsilon, **l2)
+    run(name, dense, golden["x"], golden["y"], epsilon=3.4, **l2)
 
 
 @pytest.mark.parametrize("name", sorted(attacks.ATTACKS))

@@ -7,8 +7,17 @@ pixel outside of that range comes out as NaN.
 """
 
 from .carlini_wagner import carlini_wagner_l0, carlini_wagner_l2, carlini_wagner_linf
-from .gradients import answer, input_gradient, least_likely, logits_of, loss_gradient
-from .iterative import iterative_fgsm, iterative_ll, momentum_fgsm, pgd, true_margin
+from .gradients import (
+    answer,
+    input_gradient,
+    least_likely,
+    logits_of,
+    loss_gradient,
+    rounded,
+    true_margin,
+    zero_gradients,
+)
+from .iterative import iterative_fgsm, iterative_ll, momentum_fgsm, pgd
 from .minimal import deepfool
 from .registry import ATTACKS, Attack, craft
 from .search import hot_cold, square
@@ -18,5 +27,5 @@ __all__ = [
     "ATTACKS", "Attack", "answer", "carlini_wagner_l0", "carlini_wagner_l2", "carlini_wagner_linf", "craft", "deepfool",
     "fast_gradient_value", "fgsm", "hot_cold", "input_gradient", "iterative_fgsm", "iterative_ll", "least_likely",
     "logits_of", "loss_gradient", "momentum_fgsm", "pgd", "r_fgsm", "r_step_ll", "random_noise", "resolve_alpha",
-    "square", "step_ll", "true_margin",
+    "rounded", "square", "step_ll", "true_margin", "zero_gradients",
 ]  # fmt: skip

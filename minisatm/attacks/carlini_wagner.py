@@ -1,134 +1,196 @@
 """Carlini and Wagner 2017: the smallest perturbation by optimisation, in the L2, L-infinity and L0 norm.
 
-All minimise distance + c * max(Z_y - max_{i != y} Z_i, -confidence) over u with x' = (tanh u + 1) / 2, which never
-leaves the pixel range. An image for which nothing was found comes back as it was.
+All minimise distance + c * f(x') by Adam, f(x') = max(Z_y - max_{i != y} Z_i, -confidence), over u with
+x' = (tanh u + 1) / 2, which never leaves the pixel range. An image for which nothing was found comes back as it was.
+Each image has a c of its own and stops on its own: the others of its batch change nothing.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..backend import array_module
-from .gradients import answer, check, per_sample
-from .iterative import true_margin
+from ..progress import steps as in_steps
+from .arguments import attack
+from .gradients import answer, margin_and_slope, per_sample
 
 Array = Any
 INSIDE = 0.999999  # of (-1, 1): tanh never reaches its ends
+CHECKS = 10  # how often in a run an image may give up, as in the published code
 
 
+@attack
 def carlini_wagner_l2(
-    network: Any, x: Array, y: Array, *, confidence: float = 0.0, steps: int = 200, learning_rate: float = 0.01,
-    search_steps: int = 9, c: float = 1e-3, mask: Array = None, craft_mode: str = "eval",
+    network: Any, x: Array, y: Array, *, confidence: float = 0.0, steps: int = 200, learning_rate: float = 0.05,
+    search_steps: int = 9, c: float = 1e-3, abort_early: bool = True, mask: Array = None, craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """Their Section V.A: Adam on ||x' - x||_2^2 + c f(x'), with a binary search for the smallest c of each image.
 
-    mask: 1 where a pixel may change, 0 where it may not (the L0 attack freezes pixels so).
+    c: the first one; it grows tenfold until the image is fooled. abort_early: an image whose loss has not fallen by
+    1e-4 of itself in a tenth of the steps waits for its next c. mask: 0 where a pixel may not change.
     """
-    check(x, y)
     xp = array_module(x)
-    free = 1 if mask is None else mask
-    start = np.arctanh((2 * x - 1) * INSIDE)
+    y = xp.asarray(y)
     lower, upper = xp.zeros(len(x), x.dtype), xp.full(len(x), np.inf, x.dtype)
-    weight = xp.full(len(x), c, x.dtype)
-    best, shortest = x, xp.full(len(x), np.inf, x.dtype)
-    for _ in range(search_steps):
-        found = xp.zeros(len(x), bool)
-        optimise = _Adam(start, learning_rate)
-        for _ in range(steps):
-            tanh = np.tanh(optimise.u)
-            moved = xp.where(free > 0, (tanh + 1) / 2, x) if mask is not None else (tanh + 1) / 2
-            margin, slope = _hinge(network, moved, y, confidence, craft_mode)
-            distance = ((moved - x) ** 2).reshape(len(x), -1).sum(axis=1)
-            fooled = margin < -confidence
-            better = fooled & (distance < shortest)
-            best = xp.where(per_sample(better, x), moved, best)
-            shortest, found = xp.where(better, distance, shortest), found | fooled
-            g = 2 * (moved - x) + per_sample(weight, x) * slope
-            optimise.step(g * (1 - tanh * tanh) / 2 * free)
-        upper, lower = xp.where(found, np.minimum(weight, upper), upper), xp.where(found, lower, weight)
-        middle = (lower + xp.where(upper < np.inf, upper, lower)) / 2
-        weight = xp.where(upper < np.inf, middle, 10 * weight)
+    weight, best, shortest = xp.full(len(x), c, x.dtype), x, upper
+    for _ in in_steps(search_steps, "carlini_wagner_l2"):
+        moved, distance = _nearest(
+            network, x, y, weight, confidence, steps, learning_rate, abort_early, mask, craft_mode
+        )  # fmt: skip
+        found, better = distance < np.inf, distance < shortest
+        best, shortest = xp.where(per_sample(better, x), moved, best), np.minimum(distance, shortest)
+        upper, lower = xp.where(found, weight, upper), xp.where(found, lower, weight)
+        weight = xp.where(upper < np.inf, (lower + xp.where(upper < np.inf, upper, 0)) / 2, 10 * weight)
     return best
 
 
-def carlini_wagner_linf(
-    network: Any, x: Array, y: Array, *, steps: int = 100, learning_rate: float = 0.01, c: float = 1.0,
-    shrinkings: int = 20, craft_mode: str = "eval",
-) -> Array:  # fmt: skip
-    """Their Section V.C: sum of max(|x' - x| - tau, 0) + c f(x'); tau shrinks by 0.9 each time the image is fooled."""
-    check(x, y)
+def _nearest(
+    network: Any, x: Array, y: Array, weight: Array, confidence: float, steps: int, rate: float, abort_early: bool,
+    mask: Array, mode: str,
+) -> tuple[Array, Array]:  # fmt: skip
+    """The nearest example that a descent with these weights meets, and its squared distance: inf if none fools."""
     xp = array_module(x)
-    tau, best = xp.ones(len(x), x.dtype), x
-    start = np.arctanh((2 * x - 1) * INSIDE)
-    for _ in range(shrinkings):
-        optimise, found = _Adam(start, learning_rate), xp.zeros(len(x), bool)
-        for _ in range(steps):
-            tanh = np.tanh(optimise.u)
-            moved = (tanh + 1) / 2
-            margin, slope = _hinge(network, moved, y, 0.0, craft_mode)
-            away = moved - x
-            largest = abs(away).reshape(len(x), -1).max(axis=1)
-            better = (margin < 0) & (largest <= tau)
-            best = xp.where(per_sample(better, x), moved, best)
-            tau, found = xp.where(better, 0.9 * largest, tau), found | better
-            outside = np.sign(away) * (abs(away) > per_sample(tau, x))
-            optimise.step((outside + c * slope) * (1 - tanh * tanh) / 2)
-        if not bool(found.any()):
+    best, shortest = x.copy(), xp.full(len(x), np.inf, x.dtype)
+    last, own = xp.full(len(x), np.inf, x.dtype), xp.arange(len(x))  # own: the images still at work
+    u = _Adam(_to_line(x), rate)
+    near, true, c, free = x, y, weight, mask
+    for step in range(1, steps + 1):
+        moved, slope = u.image()
+        if mask is not None:
+            moved, slope = xp.where(free > 0, moved, near), slope * free
+        margin, f_slope = _f(network, moved, true, confidence, mode)
+        away = moved - near
+        distance = (away * away).reshape(len(away), -1).sum(axis=1)
+        better = (margin < -confidence) & (distance < shortest[own])
+        best[own[better]], shortest[own[better]] = moved[better], distance[better]
+        u.step((2 * away + per_sample(c, away) * f_slope) * slope)
+        if abort_early and step % max(1, steps // CHECKS) == 0:
+            loss = distance + c * np.maximum(margin, -confidence)
+            falling = loss <= 0.9999 * last[own]
+            last[own], own = loss, own[falling]
+            if not len(own):
+                break
+            u.keep(falling)
+            near, true, c, free = x[own], y[own], weight[own], None if mask is None else mask[own]
+    return best, shortest
+
+
+@attack
+def carlini_wagner_linf(
+    network: Any, x: Array, y: Array, *, steps: int = 100, learning_rate: float = 0.1, c: float = 1e-3,
+    largest_c: float = 20.0, craft_mode: str = "eval",
+) -> Array:  # fmt: skip
+    """Their Section V.C: Adam on sum_i max(|x'_i - x_i| - tau, 0) + c f(x'), for a tau that shrinks.
+
+    tau begins at 1 and is 0.9 of the largest change (or of itself) after each success, the start of the next run; where
+    a run of `steps` fails, c doubles, up to largest_c. An image is done when tau is below 1 / 256.
+    """
+    xp = array_module(x)
+    y = xp.asarray(y)
+    best, tau, weight = x.copy(), xp.ones(len(x), x.dtype), xp.full(len(x), c, x.dtype)
+    most = math.ceil(math.log(256, 1 / 0.9)) + math.ceil(math.log2(max(largest_c / c, 1))) + 1
+    for _ in in_steps(most, "carlini_wagner_linf"):
+        own = xp.nonzero((tau > 1 / 256) & (weight <= largest_c))[0]
+        if not len(own):
             break
+        task = (x[own], y[own], best[own], tau[own], weight[own])
+        moved, found = _inside(network, *task, steps, learning_rate, craft_mode)
+        largest = abs(moved - x[own]).reshape(len(own), -1).max(axis=1)
+        best[own] = xp.where(per_sample(found, x), moved, best[own])
+        tau[own] = xp.where(found, 0.9 * np.minimum(tau[own], largest), tau[own])
+        weight[own] = xp.where(found, weight[own], 2 * weight[own])
     return best
 
 
+def _inside(
+    network: Any, x: Array, y: Array, start: Array, tau: Array, weight: Array, steps: int, rate: float, mode: str
+) -> tuple[Array, Array]:
+    """The first examples on the way that change no pixel by more than tau, and for which images there is one."""
+    xp = array_module(x)
+    first, found = x.copy(), xp.zeros(len(x), bool)
+    u, own = _Adam(_to_line(start), rate), xp.arange(len(x))
+    for _ in range(steps):
+        moved, slope = u.image()
+        margin, f_slope = _f(network, moved, y[own], 0.0, mode)
+        away = moved - x[own]
+        outside = abs(away) > per_sample(tau[own], x)
+        done = (margin < 0) & ~outside.reshape(len(own), -1).any(axis=1)
+        u.step((np.sign(away) * outside + per_sample(weight[own], x) * f_slope) * slope)
+        first[own[done]], found[own[done]] = moved[done], True
+        if bool(done.any()):
+            u.keep(~done)
+            own = own[~done]
+        if not len(own):
+            break
+    return first, found
+
+
+@attack
 def carlini_wagner_l0(
-    network: Any, x: Array, y: Array, *, rounds: int = 20, share: float = 0.3, craft_mode: str = "eval", **l2: Any
-) -> Array:
+    network: Any, x: Array, y: Array, *, rounds: int = 20, share: float = 0.3, steps: int = 100, search_steps: int = 3,
+    learning_rate: float = 0.05, c: float = 1.0, craft_mode: str = "eval",
+) -> Array:  # fmt: skip
     """Their Section V.B: the L2 attack again and again, each time freezing the pixels that matter least.
 
-    Those are the changed pixels with the smallest gradient times change, g_i delta_i: a `share` of them a round. The
-    last example that still fools is kept. A pixel is all channels of a place.
+    Those are the free pixels with the smallest gradient times change, g_i delta_i: a `share` of them a round; where the
+    rest does not fool, half as many are frozen instead. A pixel is all channels of a place.
     """
-    check(x, y)
     xp = array_module(x)
-    mask, best = xp.ones((*x.shape[:3], 1), x.dtype), x
-    alive = xp.ones(len(x), bool)
-    for _ in range(rounds):
-        moved = carlini_wagner_l2(network, x, y, mask=mask * xp.ones_like(x), craft_mode=craft_mode, **l2)
-        margin, slope = _hinge(network, moved, y, 0.0, craft_mode)
-        alive = alive & (margin < 0)
-        best = xp.where(per_sample(alive, x), moved, best)
-        if not bool(alive.any()):
-            break
-        matters = (abs(slope) * abs(moved - x)).sum(axis=3, keepdims=True)
-        matters = xp.where(mask > 0, matters, np.inf).reshape(len(x), -1)
-        count = (mask.reshape(len(x), -1) > 0).sum(axis=1)
-        rank = matters.argsort(axis=1).argsort(axis=1)
-        frozen = rank < np.maximum(1, (share * count).astype(count.dtype))[:, None]
-        mask = mask * (1 - frozen.reshape(mask.shape)).astype(x.dtype)
+    free, best = xp.ones((len(x), x[..., 0].size // len(x)), x.dtype), x
+    tried, shares = free, xp.full(len(x), share, x.dtype)
+    matters = xp.zeros_like(free)
+    for _ in in_steps(rounds, "carlini_wagner_l0"):
+        mask = tried.reshape(*x.shape[:3], 1) + 0 * x
+        moved = carlini_wagner_l2(
+            network, x, y, steps=steps, search_steps=search_steps, learning_rate=learning_rate, c=c, mask=mask,
+            craft_mode=craft_mode,
+        )  # fmt: skip
+        margin, slope = _f(network, moved, y, np.inf, craft_mode)
+        fooled = margin < 0
+        best = xp.where(per_sample(fooled, x), moved, best)
+        free = xp.where(fooled[:, None], tried, free)
+        now = (abs(slope) * abs(moved - x)).sum(axis=3).reshape(len(x), -1)
+        matters = xp.where(fooled[:, None], now, matters)
+        shares = xp.where(fooled, shares, shares / 2)
+        rank = xp.where(free > 0, matters, np.inf).argsort(axis=1).argsort(axis=1)
+        tried = free * (rank >= np.maximum(1, shares * free.sum(axis=1))[:, None])
     return best
 
 
-def _hinge(network: Any, x: Array, y: Array, confidence: float, craft_mode: str) -> tuple[Array, Array]:
-    """Z_y - max_{i != y} Z_i, (N,), and the gradient of max(it, -confidence) to x."""
-    xp = array_module(x)
-    logits, vjp = answer(network, x, craft_mode=craft_mode)
-    own = xp.arange(logits.shape[1]) == xp.asarray(y)[:, None]
-    other = xp.where(own, -np.inf, logits).argmax(axis=1)  # -inf, not 0: logits may all be below zero
-    margin = true_margin(logits, y)
-    g = own.astype(logits.dtype) - (xp.arange(logits.shape[1]) == other[:, None])
-    return margin, vjp(g * (margin > -confidence)[:, None])
+def _f(network: Any, x: Array, y: Array, confidence: float, mode: str) -> tuple[Array, Array]:
+    """Z_y - max_{i != y} Z_i, (N,), and the gradient of f = max(it, -confidence) to x."""
+    logits, vjp = answer(network, x, craft_mode=mode)
+    margin, slope = margin_and_slope(logits, y)
+    return margin, vjp(slope * (margin >= -confidence)[:, None])
+
+
+def _to_line(x: Array) -> Array:
+    """u with (tanh u + 1) / 2 = x."""
+    return np.arctanh((2 * x - 1) * INSIDE)
 
 
 class _Adam:
-    """Kingma and Ba 2015, for the attack's own variable."""
+    """Kingma and Ba 2015, for the attack's own variable u, image by image."""
 
-    def __init__(self, start: Array, rate: float) -> None:
-        self.u, self.rate, self.steps = start, rate, 0
-        self.m, self.v = np.zeros_like(start), np.zeros_like(start)
+    def __init__(self, u: Array, rate: float) -> None:
+        self.u, self.m, self.v = u, np.zeros_like(u), np.zeros_like(u)
+        self.rate, self.steps = rate, 0
+
+    def image(self) -> tuple[Array, Array]:
+        """x' and dx'/du."""
+        tanh = np.tanh(self.u)
+        return (tanh + 1) / 2, (1 - tanh * tanh) / 2
 
     def step(self, g: Array) -> None:
         self.steps += 1
-        self.m = 0.9 * self.m + 0.1 * g
-        self.v = 0.999 * self.v + 0.001 * g * g
+        self.m += 0.1 * (g - self.m)
+        self.v += 0.001 * (g * g - self.v)
         m, v = self.m / (1 - 0.9**self.steps), self.v / (1 - 0.999**self.steps)
-        self.u = self.u - self.rate * m / (np.sqrt(v) + 1e-8)
+        self.u -= self.rate * m / (np.sqrt(v) + 1e-8)
+
+    def keep(self, images: Array) -> None:
+        """Go on with these alone."""
+        self.u, self.m, self.v = self.u[images], self.m[images], self.v[images]

@@ -31,25 +31,56 @@ def answer(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, 
         return network.logits_and_vjp(x)
 
 
-def input_gradient(network: Any, x: Array, y: Array, *, craft_mode: str = "eval") -> Array:
-    """The gradient of J(x, y) to x, (N, H, W, C); no gradient of a weight is computed."""
-    if not isinstance(network, Module):
-        return loss_gradient([network], x, y)
+def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval") -> Array:
+    """The gradient of J(x, y) to x, (N, H, W, C); no gradient of a weight is computed.
+
+    loss="margin" puts max_{i != y} Z_i - Z_y in J's place: where logits are so large that softmax rounds to 0 and 1,
+    the gradient of J is zero, and that of the margin is not.
+    """
+    if not isinstance(network, Module) or loss == "margin":
+        return loss_gradient([network], x, y, loss=loss, craft_mode=craft_mode)
     image = Tensor(x, requires_grad=True)
     with crafting(network, craft_mode), only(image):
         logits, _ = network(image)
-        loss = ops.softmax_cross_entropy(logits, Tensor(y), reduction="sum")
-        (g,) = grad(loss, [image])
+        total = ops.softmax_cross_entropy(logits, Tensor(y), reduction="sum")
+        (g,) = grad(total, [image])
     return g
 
 
-def loss_gradient(networks: Sequence[Any], x: Array, y: Array, *, craft_mode: str = "eval") -> Array:
+def loss_gradient(
+    networks: Sequence[Any], x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval"
+) -> Array:
     """The gradient of J to x, for the average of several networks' logits (Dong et al. 2018, Section 3.3)."""
     logits, vjps = zip(*(answer(network, x, craft_mode=craft_mode) for network in networks))
     total = sum(logits) / len(networks)
-    labels = ops.loss.one_hot(y, total) if y.ndim == 1 else y
-    _, g = kernels(total).softmax_cross_entropy(total, labels)
+    if loss == "margin":
+        g = -margin_and_slope(total, y)[1]
+    else:
+        labels = ops.loss.one_hot(y, total) if y.ndim == 1 else y
+        _, g = kernels(total).softmax_cross_entropy(total, labels)
     return sum(vjp(g / len(networks)) for vjp in vjps)
+
+
+def zero_gradients(network: Any, x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval") -> Array:
+    """Which images have no gradient at all, (N,) booleans: no step along it moves them, and that is not robustness."""
+    g = input_gradient(network, x, y, loss=loss, craft_mode=craft_mode)
+    return ~(g != 0).reshape(len(x), -1).any(axis=1)
+
+
+def margin_and_slope(logits: Array, y: Array) -> tuple[Array, Array]:
+    """Z_y - max_{i != y} Z_i, (N,), and its gradient to the logits, (N, C). The true class is masked with -inf."""
+    xp = array_module(logits)
+    own = ops.loss.one_hot(y, logits)
+    others = xp.where(own > 0, -np.inf, logits)  # -inf, not 0: logits may all be below zero
+    margin = xp.where(own > 0, logits, -np.inf).max(axis=1) - others.max(axis=1)
+    if not on_gpu(margin) and np.isnan(margin).any():
+        raise InputError("the network answers with NaN: there is no telling what fools it.")
+    return margin, own - (xp.arange(logits.shape[1]) == others.argmax(axis=1)[:, None])
+
+
+def true_margin(logits: Array, y: Array) -> Array:
+    """Z_y - max_{i != y} Z_i, (N,): below zero where the image is misclassified."""
+    return margin_and_slope(logits, y)[0]
 
 
 def logits_of(network: Any, x: Array, *, craft_mode: str = "eval") -> Array:
@@ -91,23 +122,6 @@ class crafting:
             norm.mean, norm.var = mean, var
 
 
-def check(x: Array, y: Array, epsilon: float = 0.0) -> None:
-    """An InputError for images that are none, or labels that are not theirs."""
-    if not 0 <= epsilon <= 1:
-        raise InputError(f"epsilon {epsilon:g} is not in pixels of [0, 1]: write it like 16/256.")
-    if x.ndim != 4 or len(x) != len(y):
-        raise InputError(f"an attack takes x (N, H, W, C) and y (N,), got {x.shape} and {np.shape(y)}.")
-    if not on_gpu(x) and len(x) and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
-        raise InputError("images must lie in [0, 1] without NaN before an attack: divide 8-bit pixels by 255.")
-
-
-def given(rng: np.random.Generator | None) -> np.random.Generator:
-    """The generator, which a random attack cannot do without."""
-    if rng is None:
-        raise InputError("a random attack needs rng (a numpy Generator).")
-    return rng
-
-
 def per_sample(values: Array, x: Array) -> Array:
     """(N,) shaped to multiply (N, H, W, C)."""
     return values.reshape(-1, *(1,) * (x.ndim - 1))
@@ -116,3 +130,8 @@ def per_sample(values: Array, x: Array) -> Array:
 def length(x: Array) -> Array:
     """The L2 norm of each image, (N,)."""
     return array_module(x).sqrt((x.reshape(len(x), -1) ** 2).sum(axis=1))
+
+
+def rounded(x: Array) -> Array:
+    """x as an image file of 8-bit pixels keeps it: what fools before this step only, fools nobody's camera."""
+    return np.rint(x * 255) / 255

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..backend import array_module
-from ..errors import InputError
-from .gradients import check, given, input_gradient, least_likely, length, logits_of, loss_gradient, per_sample
+from ..progress import steps as in_steps
+from .arguments import attack, fitting, given
+from .gradients import input_gradient, least_likely, length, logits_of, loss_gradient, per_sample, true_margin
+from .single_step import along
 
 Array = Any
 
@@ -23,96 +25,86 @@ def within(moved: Array, x: Array, epsilon: float, norm: str = "linf") -> Array:
     return np.clip(x + away / per_sample(far, x), 0, 1)
 
 
+@attack
 def iterative_fgsm(
     network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, step: float | None = None, steps: int = 10,
-    craft_mode: str = "eval",
+    loss: str = "cross_entropy", craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """`steps` steps of `step` (epsilon / 4 unless given) up the loss, each back into the ball: Kurakin et al. 2017."""
-    return _signed_steps(network, x, y, 1, epsilon, step, steps, craft_mode)
+    moved = x
+    for _ in in_steps(steps, "iterative_fgsm"):
+        g = input_gradient(network, moved, y, loss=loss, craft_mode=craft_mode)
+        moved = within(moved + (epsilon / 4 if step is None else step) * np.sign(g), x, epsilon)
+    return moved
 
 
+@attack
 def iterative_ll(
     network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, step: float | None = None, steps: int = 10,
     craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """Steps towards the class least likely for the clean x; y is not used. Kurakin et al. 2017."""
-    y_ll = least_likely(network, x, craft_mode=craft_mode)
-    return _signed_steps(network, x, y_ll, -1, epsilon, step, steps, craft_mode)
-
-
-def _signed_steps(
-    network: Any, x: Array, y: Array, way: int, epsilon: float, step: float | None, steps: int, mode: str
-) -> Array:
-    check(x, y, epsilon)
-    moved = x
-    for _ in range(steps):
-        g = input_gradient(network, moved, y, craft_mode=mode)
-        moved = within(moved + way * (epsilon / 4 if step is None else step) * np.sign(g), x, epsilon)
+    moved, y_ll = x, least_likely(network, x, craft_mode=craft_mode)
+    for _ in in_steps(steps, "iterative_ll"):
+        g = input_gradient(network, moved, y_ll, craft_mode=craft_mode)
+        moved = within(moved - (epsilon / 4 if step is None else step) * np.sign(g), x, epsilon)
     return moved
 
 
+@attack
 def pgd(
     network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, step: float | None = None, steps: int = 10,
-    restarts: int = 1, norm: str = "linf", rng: np.random.Generator | None = None, craft_mode: str = "eval",
+    restarts: int = 1, norm: str = "linf", loss: str = "cross_entropy", rng: np.random.Generator | None = None,
+    noise: Array = None, craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """Projected gradient steps from a random start in the ball, the best of several starts: Madry et al. 2018.
 
-    norm: "linf" or "l2" (epsilon is then a length, and steps go along the gradient). Of the restarts an image keeps one
-    that is misclassified, or else that with the largest loss.
+    norm: "linf" or "l2" (epsilon is then a length, and steps go along the gradient). Of the restarts an image keeps
+    the one with the smallest Z_y - max_{i != y} Z_i, below zero where it is misclassified. The starts come from rng, or
+    are epsilon * noise, noise in the cube or ball of radius 1: (N, H, W, C), or (N, restarts, H, W, C); 0 starts at x.
     """
-    check(x, y, epsilon if norm == "linf" else 0.0)
-    rng = given(rng)
-    if norm not in ("linf", "l2"):
-        raise InputError(f"norm {norm!r}: choose linf or l2.")
-    size = epsilon / 4 if step is None else step
-    best, best_margin = x, None
-    for _ in range(restarts):
-        moved = within(x + _random_point(rng, x, epsilon, norm), x, epsilon, norm)
-        for _ in range(steps):
-            g = input_gradient(network, moved, y, craft_mode=craft_mode)
-            way = np.sign(g) if norm == "linf" else g / per_sample(np.maximum(length(g), 1e-12), g)
-            moved = within(moved + size * way, x, epsilon, norm)
+    best, smallest = x, array_module(x).full(len(x), np.inf, x.dtype)
+    for start in _starts(x, restarts, norm, rng, noise):
+        moved = within(x + epsilon * start, x, epsilon, norm)
+        for _ in in_steps(steps, "pgd"):
+            g = input_gradient(network, moved, y, loss=loss, craft_mode=craft_mode)
+            way = np.sign(g) if norm == "linf" else along(g, "l2")
+            moved = within(moved + (epsilon / 4 if step is None else step) * way, x, epsilon, norm)
         margin = true_margin(logits_of(network, moved, craft_mode=craft_mode), y)
-        if best_margin is None:
-            best, best_margin = moved, margin
-        else:
-            better = margin < best_margin
-            best = array_module(x).where(per_sample(better, x), moved, best)
-            best_margin = np.minimum(margin, best_margin)
+        best = array_module(x).where(per_sample(margin < smallest, x), moved, best)
+        smallest = np.minimum(margin, smallest)
     return best
 
 
-def true_margin(logits: Array, y: Array) -> Array:
-    """Z_y - max_{i != y} Z_i, (N,): below zero where the image is misclassified. The true class is masked with -inf."""
-    xp = array_module(logits)
-    own = xp.arange(logits.shape[1]) == xp.asarray(y)[:, None]
-    return xp.where(own, logits, -np.inf).max(axis=1) - xp.where(own, -np.inf, logits).max(axis=1)
+def _starts(x: Array, restarts: int, norm: str, rng: np.random.Generator | None, noise: Array) -> Iterator[Array]:
+    """One start a try. Drawn on the host (the same on every backend), image by image: those after it change nothing."""
+    if noise is not None:
+        shape = x.shape if restarts == 1 and noise.ndim == x.ndim else (len(x), restarts, *x.shape[1:])
+        points = array_module(x).asarray(fitting(noise, shape), x.dtype)
+        yield from points.reshape(len(x), restarts, *x.shape[1:]).swapaxes(0, 1)
+        return
+    for own in given(rng).spawn(restarts):
+        if norm == "linf":
+            point = own.uniform(-1, 1, x.shape)
+        else:  # all but two coordinates of a point on a sphere are uniform in the ball (Voelker et al. 2017)
+            sphere = own.standard_normal((len(x), x[0].size + 2))
+            point = (sphere / np.linalg.norm(sphere, axis=1, keepdims=True))[:, :-2].reshape(x.shape)
+        yield array_module(x).asarray(point, x.dtype)
 
 
-def _random_point(rng: np.random.Generator, x: Array, epsilon: float, norm: str) -> Array:
-    """Uniform in the ball, drawn on the host: the same on every backend."""
-    if norm == "linf":
-        point = rng.uniform(-epsilon, epsilon, x.shape)
-    else:
-        flat = rng.standard_normal((len(x), x[0].size)) if len(x) else np.zeros((0, 1))
-        radius = epsilon * rng.random((len(x), 1)) ** (1 / flat.shape[1])
-        point = (flat / np.linalg.norm(flat, axis=1, keepdims=True) * radius).reshape(x.shape)
-    return array_module(x).asarray(point, x.dtype)
-
-
+@attack
 def momentum_fgsm(
     network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, step: float | None = None, steps: int = 10,
-    decay: float = 1.0, craft_mode: str = "eval",
+    decay: float = 1.0, loss: str = "cross_entropy", craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """m = decay * m + gradient / ||gradient||_1, per image; a step along sign(m). Dong et al. 2018.
 
     network: one, or several, whose logits are averaged before the loss.
     """
-    check(x, y, epsilon)
     networks = list(network) if isinstance(network, Sequence) else [network]
     moved, momentum = x, np.zeros_like(x)
-    for _ in range(steps):
-        g = loss_gradient(networks, moved, y, craft_mode=craft_mode)
+    for _ in in_steps(steps, "momentum_fgsm"):
+        g = loss_gradient(networks, moved, y, loss=loss, craft_mode=craft_mode)
         total = abs(g).reshape(len(g), -1).sum(axis=1)
         momentum = decay * momentum + g / per_sample(np.where(total > 0, total, 1), g)
         moved = within(moved + (epsilon / 4 if step is None else step) * np.sign(momentum), x, epsilon)

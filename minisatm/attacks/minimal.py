@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
-from .gradients import answer, check, length, per_sample
+from ..progress import steps as in_steps
+from .arguments import attack
+from .gradients import answer, length, per_sample, true_margin
 
 Array = Any
 STABILISER, OVERSHOOT = 1e-4, 0.02
 
 
+@attack
 def deepfool(network: Any, x: Array, y: Array, *, steps: int = 50, craft_mode: str = "eval") -> Array:
     """r += (|f_k| / ||w_k|| + 1e-4) * w_k / ||w_k|| for the nearest class k, until clip(x + 1.02 r) is misclassified.
 
@@ -20,13 +23,12 @@ def deepfool(network: Any, x: Array, y: Array, *, steps: int = 50, craft_mode: s
     as the linear model says (in L2). An image that is misclassified already stays as it is. The stabiliser keeps a step
     from vanishing at the boundary itself. Moosavi-Dezfooli et al. 2016, Algorithm 2.
     """
-    check(x, y)
     xp = array_module(x)
     y = xp.asarray(y)
     total, moved = np.zeros_like(x), x
-    for _ in range(steps):
+    for _ in in_steps(steps, "deepfool"):
         logits, vjp = answer(network, moved, craft_mode=craft_mode)
-        right = logits.argmax(axis=1) == y
+        right = true_margin(logits, y) >= 0
         if not bool(right.any()):
             break
         way = _nearest(logits, vjp, y, moved)

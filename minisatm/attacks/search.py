@@ -7,27 +7,26 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
-from .gradients import answer, check, given, logits_of, per_sample
-from .iterative import true_margin, within
+from ..progress import steps as in_steps
+from .arguments import attack, given
+from .gradients import logits_of, per_sample, true_margin
+from .iterative import within
+from .single_step import fast_gradient_value
 
 Array = Any
 
 
+@attack
 def hot_cold(network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, craft_mode: str = "eval") -> Array:
     """clip(x + epsilon * g / max |g|), g the gradient of the hot class's logit less the cold class's.
 
     Cold is y, hot the most likely of the other classes. Rozsa et al. 2016.
     """
-    check(x, y, epsilon)
-    xp = array_module(x)
-    logits, vjp = answer(network, x, craft_mode=craft_mode)
-    cold = xp.arange(logits.shape[1]) == xp.asarray(y)[:, None]
-    hot = xp.arange(logits.shape[1]) == xp.where(cold, -np.inf, logits).argmax(axis=1)[:, None]
-    g = vjp(hot.astype(logits.dtype) - cold)
-    size = abs(g).reshape(len(g), -1).max(axis=1)
-    return np.clip(x + epsilon * g / per_sample(np.where(size > 0, size, 1), g), 0, 1)
+    settings = dict(scale="max", loss="margin", craft_mode=craft_mode)
+    return fast_gradient_value(network, x, y, epsilon=epsilon, **settings)
 
 
+@attack
 def square(
     network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, steps: int = 200, first: float = 0.3,
     rng: np.random.Generator | None = None, craft_mode: str = "eval",
@@ -37,14 +36,12 @@ def square(
     A control without gradients: where it does better than gradient attacks, the gradients are masked. The squares' side
     begins at the root of `first` of the image and shrinks to a pixel.
     """
-    check(x, y, epsilon)
-    rng = given(rng)
     xp, (N, H, W, C) = array_module(x), x.shape
-    streams = rng.spawn(N)  # an image's draws do not depend on how many come after it
+    streams = given(rng).spawn(N)  # an image's draws do not depend on how many come after it
     stripes = np.stack([2.0 * own.integers(0, 2, (1, W, C)) - 1 for own in streams])  # vertical ones
     moved = within(x + xp.asarray(epsilon * stripes, x.dtype), x, epsilon)
     margin = true_margin(logits_of(network, moved, craft_mode=craft_mode), y)
-    for step in range(steps):
+    for step in in_steps(steps, "square"):
         side = max(1, round(np.sqrt(first * (1 - step / steps) ** 2 * H * W)))
         tall, wide = min(side, H), min(side, W)
         change = np.zeros((N, H, W, C))

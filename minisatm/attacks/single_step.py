@@ -6,46 +6,56 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import kernels
+from ..backend import array_module, kernels
 from ..errors import InputError
 from ..streams import random_bits
-from .gradients import check, given, input_gradient, least_likely, length, per_sample
+from .arguments import attack, check_epsilon, fitting, given
+from .gradients import input_gradient, least_likely, length, per_sample
 
 Array = Any
 
 
-def fgsm(network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, craft_mode: str = "eval") -> Array:
+@attack
+def fgsm(
+    network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, loss: str = "cross_entropy",
+    craft_mode: str = "eval",
+) -> Array:  # fmt: skip
     """clip(x + epsilon * sign(grad J(x, y))): Eq. 1 of the paper; Goodfellow et al. 2015."""
-    check(x, y, epsilon)
-    return kernels(x).sign_step(x, input_gradient(network, x, y, craft_mode=craft_mode), epsilon)
+    return kernels(x).sign_step(x, input_gradient(network, x, y, loss=loss, craft_mode=craft_mode), epsilon)
 
 
+@attack
 def fast_gradient_value(
-    network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, scale: str = "l2", craft_mode: str = "eval"
-) -> Array:
+    network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, scale: str = "l2", loss: str = "cross_entropy",
+    craft_mode: str = "eval",
+) -> Array:  # fmt: skip
     """clip(x + epsilon * g / scale), g the gradient itself and not its sign: Rozsa et al. 2016.
 
     scale, per image: "l2", "max" (the largest entry), or "none". An image without a gradient stays as it is.
     """
-    check(x, y, epsilon)
-    g = input_gradient(network, x, y, craft_mode=craft_mode)
-    if scale not in ("l2", "max", "none"):
-        raise InputError(f"scale {scale!r}: choose l2, max or none.")
-    if scale != "none":
-        size = length(g) if scale == "l2" else abs(g).reshape(len(g), -1).max(axis=1)
-        g = g / per_sample(np.where(size > 0, size, 1), g)
-    return np.clip(x + epsilon * g, 0, 1)
+    g = input_gradient(network, x, y, loss=loss, craft_mode=craft_mode)
+    return np.clip(x + epsilon * along(g, scale), 0, 1)
 
 
+def along(g: Array, scale: str) -> Array:
+    """g over its L2 norm or its largest entry, image by image; zero where it is zero."""
+    if scale == "none":
+        return g
+    largest = abs(g).reshape(len(g), -1).max(axis=1)
+    g = g / per_sample(np.where(largest > 0, largest, 1), g)  # first: the square of a small gradient would be zero
+    return g if scale == "max" else g / per_sample(np.maximum(length(g), 1), g)
+
+
+@attack
 def random_noise(
     network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, rng: np.random.Generator | None = None,
-    craft_mode: str = "eval",
+    noise: Array = None, craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """clip(x + epsilon * sign(N(0, I))), a control: what the same budget does without looking at the network."""
-    check(x, y, epsilon)
-    return kernels(x).random_step(x, random_bits(given(rng), x.size), epsilon)
+    return _random_step(x, epsilon, rng, noise)
 
 
+@attack
 def step_ll(
     network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, as_printed: bool = False, craft_mode: str = "eval"
 ) -> Array:
@@ -54,11 +64,11 @@ def step_ll(
     y is not used. Eq. 2 of the paper prints a plus, which steps away from the class that is least likely anyway;
     as_printed=True does that.
     """
-    check(x, y, epsilon)
     g = input_gradient(network, x, least_likely(network, x, craft_mode=craft_mode), craft_mode=craft_mode)
     return kernels(x).sign_step(x, g, epsilon if as_printed else -epsilon)
 
 
+@attack
 def r_fgsm(
     network: Any,
     x: Array,
@@ -68,6 +78,7 @@ def r_fgsm(
     alpha: float | None = None,
     rng: np.random.Generator | None = None,
     noise: Array | None = None,
+    loss: str = "cross_entropy",
     craft_mode: str = "eval",
 ) -> Array:
     """Random step, then one signed gradient step: Eq. 3 of the paper, which calls it R+Step-LL; Tramer et al. 2018.
@@ -78,11 +89,13 @@ def r_fgsm(
     Raises InputError (a ValueError).
     """
     # Lines 17-21 of Algorithm 1, with Tramer's clipping to the pixel range after either step
-    start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)  # 18: x' = x + alpha * sign(N(0, I))
-    g = input_gradient(network, start, y, craft_mode=craft_mode)  # 19: the gradient of Network_loss(x', y_true) to x'
+    alpha = resolve_alpha(epsilon, alpha)
+    start = _random_step(x, alpha, rng, noise)  # 18: x' = x + alpha * sign(N(0, I))
+    g = input_gradient(network, start, y, loss=loss, craft_mode=craft_mode)  # 19: gradient of Network_loss(x', y_true)
     return kernels(x).sign_step(start, g, epsilon - alpha)  # 19, 20: clip(x' + (epsilon - alpha) * sign(gradient))
 
 
+@attack
 def r_step_ll(
     network: Any,
     x: Array,
@@ -98,7 +111,8 @@ def r_step_ll(
 
     What the name R+Step-LL promises: Eq. 3 with y_LL and a minus.
     """
-    start, alpha = _random_start(x, y, epsilon, alpha, rng, noise)
+    alpha = resolve_alpha(epsilon, alpha)
+    start = _random_step(x, alpha, rng, noise)
     y_ll = least_likely(network, x, craft_mode=craft_mode)
     g = input_gradient(network, start, y_ll, craft_mode=craft_mode)
     return kernels(x).sign_step(start, g, alpha - epsilon)
@@ -106,8 +120,7 @@ def r_step_ll(
 
 def resolve_alpha(epsilon: float, alpha: float | None) -> float:
     """The random step's size: epsilon / 2 unless given; InputError unless 0 <= alpha < epsilon."""
-    if not 0 <= epsilon <= 1:
-        raise InputError(f"epsilon {epsilon:g} is not in pixels of [0, 1]: write it like 16/256.")
+    check_epsilon(epsilon)
     if alpha is None:
         return epsilon / 2
     if alpha < 0:
@@ -120,11 +133,8 @@ def resolve_alpha(epsilon: float, alpha: float | None) -> float:
     return alpha
 
 
-def _random_start(x: Array, y: Array, epsilon: float, alpha: float | None, rng: Any, noise: Any) -> tuple[Array, float]:
-    alpha = resolve_alpha(epsilon, alpha)
-    check(x, y, epsilon)
+def _random_step(x: Array, size: float, rng: np.random.Generator | None, noise: Array | None) -> Array:
+    """clip(x + size * sign(N(0, I))): the signs come from rng, or are those of `noise`."""
     if noise is None:
-        if rng is None:
-            raise InputError("a random attack needs rng (a numpy Generator) or the noise itself.")
-        return kernels(x).random_step(x, random_bits(rng, x.size), alpha), alpha
-    return kernels(x).sign_step(x, noise, alpha), alpha
+        return kernels(x).random_step(x, random_bits(given(rng), x.size), size)
+    return kernels(x).sign_step(x, array_module(x).asarray(fitting(noise, x.shape), x.dtype), size)
