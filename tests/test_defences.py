@@ -186,6 +186,25 @@ def test_the_unified_embedding_by_hand():
     np.testing.assert_allclose(gW, 0.7 * (x.reshape(6, -1).T @ g + x_adv.reshape(6, -1).T @ g_adv), atol=1e-12)
 
 
+def test_the_embedding_alone_needs_examples_too():
+    own, (x, y) = learner("b"), batch()
+    assert satm.examples(own, x, y, Rules(r_adv=0, r_da=0), 0) is None
+    assert satm.examples(own, x, y, Rules(r_adv=0, r_da=0, r_embedding=0.1), 0) is not None
+
+
+def test_whose_examples_validation_shows():
+    """Its own where it learns from those or is alone; else the other network's, of the static ones if those teach."""
+    team, static = ([Learner(name + end, None, None) for name in "ab"] for end in ("", "-static"))
+    names = {
+        phase: [own.name for own in methods.judges(phase, team, static if phase in methods.STATIC else [])]
+        for plan in methods.PLANS.values()
+        for phase in plan
+    }
+    partners = dict.fromkeys(("ensemble", "cascade"), ["b-static", "a-static"])
+    assert names == {phase: ["b", "a"] for phase in names} | {"standard": ["a", "b"]} | partners
+    assert methods.judges("clean", team[:1], []) == team[:1]
+
+
 # Distillation
 
 

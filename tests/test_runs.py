@@ -153,6 +153,25 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, whole, tmp_path, monk
     assert ours["networks"] == expected["networks"]
 
 
+@pytest.mark.parametrize("method", ["cascade", "distillation", "penalty", "ensemble", "satm"])
+def test_settings_reach_the_phases_they_are_for(tiny, tmp_path, monkeypatch, method):
+    seen = {}
+
+    def record(phase, learners, static, rules, monitor, *, own_examples):
+        kinds = {type(own.domain).__name__ for own in learners}
+        seen[phase] = (rules.r_embedding, rules.temperature, rules.r_penalty, rules.r_da, kinds, own_examples)
+
+    monkeypatch.setattr(experiment.methods, "train", record)
+    settings = tiny(method=method, domain="adda", r_da=0.3, r_embedding=0.7, temperature=9.0, r_penalty=0.2,
+                    own_examples=True)  # fmt: skip
+    experiment.run_new(settings, tmp_path / "run")
+    for phase, found in seen.items():
+        domain = (0.3, {"Discriminator"}) if phase in ("ensemble", "satm") else (0.0, {"NoneType"})
+        expected = (0.7 if phase == "cascade" else 0.0, 9.0 if phase in ("teacher", "distillation") else 1.0, 0.2)
+        assert found == (*expected, *domain, True), phase
+    assert method in seen
+
+
 def test_another_seed_gives_another_run(tiny, whole, tmp_path):
     """What the comparisons above would see if resuming mixed anything up."""
     experiment.run_new(tiny(seed=1), tmp_path / "run")
