@@ -5,6 +5,7 @@ matplotlib is imported where it draws, so that importing minisatm stays fast; no
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import numpy as np
 from .errors import InputError
 from .metrics import BASELINE, CONDITIONS, label, lookup, methods_of, networks_of, number
 
-COLOURS = {"clean": "#777777", "undefended": "#9a9a9a", "control": "#56b4e9", "ensemble": "#e69f00", "satm": "#0b559f"}
+COLOURS = {
+    "clean": "#777777", "undefended": "#9a9a9a", "control": "#56b4e9", "standard": "#d55e00", "ensemble": "#e69f00",
+    "cascade": "#009e73", "teacher": "#b8a1c9", "distillation": "#7b4fa3", "penalty": "#cc79a7", "satm": "#0b559f",
+}  # fmt: skip
 
 
 def read_config(run_dir):
@@ -117,6 +121,41 @@ def figure_results(run_dir):
     return [_save(figure, run_dir / "figures" / "results.png")]
 
 
+def figure_epsilons(path, rows, chance):
+    """Draws rates against epsilon, a panel a network and a colour a method; chance, the rate of one answer, is dashed.
+
+    rows as minisatm.curves.curve returns them, of one attack: target ("method/name"), epsilon, white_box, transferred
+    and their intervals. Solid: the network's own examples; dotted: the strongest of the other networks'. Writes a PNG
+    and returns its path.
+    """
+    panels = {}
+    for row in rows:
+        method, _, name = row["target"].rpartition("/")
+        run, _, method = method.rpartition(":")
+        panels.setdefault(f"{run}:{name}".lstrip(":"), {}).setdefault(method, []).append(row)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    top = 20 * math.ceil(5 * max(row["white_box_high"] for row in rows))
+    figure = _figure(max(6.0, 4.6 * columns), 0.7 + 3.5 * lines)
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    for axes, (name, methods) in zip(grid, panels.items()):
+        for method, points in methods.items():
+            colour = COLOURS.get(method, "#555555")
+            _rate_line(axes, points, "white_box", "-", colour, f"{label(method) or name}: own examples")
+            _rate_line(axes, points, "transferred", ":", colour, f"{label(method) or name}: strongest transferred")
+        axes.axhline(100 * chance, color="#222222", ls="--", lw=1, label="always one class")
+        _epsilon_axis(axes, [row["epsilon"] for row in rows])
+        axes.set(title=name, ylim=(0, top))
+        axes.grid(alpha=0.3)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes in grid[: len(panels) : columns]:
+        axes.set_ylabel("classification rate (%)")
+    figure.suptitle(f"{rows[0]['attack']}, n = {rows[0]['n']}")
+    _legend(figure, columns=min(5, max(len(methods) for methods in panels.values()) + 1))
+    return _save(figure, path)
+
+
 def epsilon_text(epsilon):
     """Prints epsilon as the paper does, in 1/256 (0.0625 is 16/256), or as it is when that is not a whole number."""
     steps = number(epsilon) * 256
@@ -135,6 +174,30 @@ def _bars(axes, rows, network, methods):
         axes.bar(position, 100 * rate, width * 0.92, color=colour, label=label(method))
         axes.errorbar(position, 100 * rate, error, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
     axes.set_xticks(range(len(CONDITIONS)), CONDITIONS)
+
+
+def _rate_line(axes, points, key, style, colour, name):
+    """A rate against epsilon; the white-box one with its interval as a band."""
+    points = [row for row in sorted(points, key=lambda row: row["epsilon"]) if row[key] is not None]
+    if not points:
+        return
+    x, rate, low, high = (np.array([row[field] for row in points]) for field in
+                          ("epsilon", key, f"{key}_low", f"{key}_high"))  # fmt: skip
+    axes.plot(x, 100 * rate, style, color=colour, marker="o", ms=3, lw=1.6, label=name)
+    if key == "white_box":
+        axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.12, lw=0)
+
+
+def _epsilon_axis(axes, epsilons):
+    """Epsilon by doubling, from 0 on: the small ones matter as much as the large."""
+    last = max(epsilons)
+    first = last / 128
+    ticks = [0, *(last / 2**k for k in range(7, -1, -1))]
+    axes.set_xscale("symlog", base=2, linthresh=first)
+    axes.set_xticks(ticks, [epsilon_text(t).removesuffix("/256") if last == 1 else f"{t:.2g}" for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(0, last * 1.1)
+    axes.set_xlabel("epsilon, 1/256" if last == 1 else "epsilon (length)")
 
 
 def _phases(path):
@@ -189,7 +252,8 @@ def _losses(path, log, networks):
     main = "satm" if "satm" in log else list(log)[-1]
     figure = _figure(5.2 * len(networks), 6.2)
     panels = figure.subplots(2, len(networks), sharey="row", squeeze=False)
-    terms = {"clean": "#2c7a2c", "adversarial": "#b3261e", "domain": "#8a5fb0"}
+    terms = {"clean": "#2c7a2c", "adversarial": "#b3261e", "domain": "#8a5fb0", "embedding": "#8a5fb0",
+             "penalty": "#8a5fb0"}  # fmt: skip
     for column, network in zip(panels.T, networks):
         for phase, table in log.items():
             before = len(table["iteration"]) if phase == "clean" != main else 0
@@ -254,7 +318,7 @@ def _figure(width, height):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _legend(figure):
+def _legend(figure, columns=None):
     """One legend below all panels, each name once."""
     entries = {}
     for axes in figure.axes:
@@ -264,7 +328,7 @@ def _legend(figure):
         entries.values(),
         entries,
         loc="outside lower center",
-        ncols=5 if len(entries) == 5 else min(4, len(entries)),
+        ncols=columns or (5 if len(entries) == 5 else min(4, len(entries))),
         fontsize=8,
     )
 

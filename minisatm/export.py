@@ -1,0 +1,67 @@
+"""Adversarial examples as files that need nothing of minisatm: an .npz for each source, and some of them as PNGs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .crossing import Crossing, Shot
+from .errors import InputError
+
+PICTURES = 8  # of each source
+
+
+def check_empty(folder: Path) -> None:
+    """Make the folder; an InputError where it holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds files already: name a new folder for --save-examples.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def export(folder: Path, crossing: Crossing, classes: Sequence[str]) -> None:
+    """Write <attack>[-epsilon]-<source>.npz for each source, and a folder of that name with PNGs.
+
+    An .npz has x and x_adv (n, H, W, C) uint8, y (n,), predicted_clean and predicted (targets, n), the names targets
+    and classes, and attack, source, norm, epsilon (nan where the attack has none). Pixels / 255 are what was measured.
+    """
+    targets, shot = crossing.targets, crossing.shot
+    clean = np.stack([crossing.answers[target, ""] for target in targets])
+    for source in crossing.sources:
+        name = "-".join([shot.attack, *([_size(shot)] if shot.has_epsilon else []), _safe(source)])
+        predicted = np.stack([crossing.answers[target, source] for target in targets])
+        np.savez_compressed(
+            folder / f"{name}.npz", x=crossing.images[""], x_adv=crossing.images[source], y=crossing.true,
+            predicted_clean=clean, predicted=predicted, targets=np.array(targets), classes=np.array(classes),
+            attack=shot.attack, source=source, norm=shot.norm, epsilon=shot.epsilon if shot.has_epsilon else np.nan,
+        )  # fmt: skip
+        own = targets.index(source)
+        _pictures(folder / name, crossing, source, clean[own], predicted[own], classes)
+
+
+def _pictures(
+    folder: Path, crossing: Crossing, source: str, before: np.ndarray, after: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Pairs of PNGs: first of images that the source got right and then wrong; the names tell what it answered."""
+    from PIL import Image
+
+    folder.mkdir()
+    true = crossing.true
+    fooled = (before == true) & (after != true)
+    chosen = np.sort(np.argsort(~fooled, kind="stable")[:PICTURES])
+    for i in chosen.tolist():
+        for kind, images, answers in (("clean", "", before), ("adversarial", source, after)):
+            pixels = crossing.images[images][i]
+            name = f"{i:05d}_true_{_safe(classes[true[i]])}_answer_{_safe(classes[answers[i]])}_{kind}.png"
+            Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(folder / name)
+
+
+def _size(shot: Shot) -> str:
+    return f"{shot.epsilon:g}" if shot.is_length else f"{256 * shot.epsilon:g}of256"
+
+
+def _safe(text: str) -> str:
+    """A name that any file system takes: (0, 2) is 0-2."""
+    return re.sub(r"[^\w.+]+", "-", text).strip("-") or "_"

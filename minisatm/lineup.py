@@ -1,0 +1,141 @@
+"""Which networks an evaluation is about, RUN[:network] or a weights file, and the test images that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import config, data, metrics, models, weights
+from .errors import InputError
+from .experiment import prepare_data
+from .models.network import Network
+from .runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of the line-up. label: what tables call it, such as "satm/vgg16"; a file by itself has no run."""
+
+    file: Path
+    name: str
+    method: str = ""
+    run: Path | None = None
+    label: str = ""
+
+
+def line_up(texts: Sequence[str]) -> tuple[list[Entry], list[Path]]:
+    """The networks that RUN, RUN:satm/vgg16, RUN:vgg16, RUN:satm or x.h5 name, each once, and the run folders.
+
+    Raises InputError for a folder that is no run or has no networks yet, an unknown network, and files without a run.
+    """
+    entries: list[Entry] = []
+    runs: list[Path] = []
+    for text in texts:
+        if text.endswith(".h5"):
+            entries.append(Entry(Path(text), Path(text).stem))
+            continue
+        path, wanted = _divide(text)
+        entries += _chosen(RunFolder.open(path).path, wanted)
+        runs.append(path)
+    if not runs:
+        raise InputError("a weights file brings no test images: name the run whose images to take as well.")
+    return _labelled(list(dict.fromkeys(entries))), list(dict.fromkeys(runs))
+
+
+def _divide(text: str) -> tuple[Path, str]:
+    """RUN:network in two; a folder whose own name has a colon is whole."""
+    place, colon, wanted = text.rpartition(":")
+    return (Path(place), wanted) if colon and not Path(text).exists() else (Path(text), "")
+
+
+def _chosen(run: Path, wanted: str) -> list[Entry]:
+    known = _networks_of(run)
+    if not known:
+        raise InputError(
+            f"{run} has no networks yet (networks/*.h5): its first phase is not finished; go on with  "
+            f"python -m minisatm.train --resume {run}"
+        )
+    chosen = [e for e in known if wanted in ("", e.method, e.name, f"{e.method}/{e.name}")]
+    if not chosen:
+        names = ", ".join(f"{e.method}/{e.name}" for e in known)
+        raise InputError(f"{run} has no network {wanted!r}: it has {names} (a method or a name alone takes several).")
+    return chosen
+
+
+def _networks_of(run: Path) -> list[Entry]:
+    """Every network of a run: methods in the paper's order, within one as the settings name them, the hold-out last."""
+    found = [(file, *file.stem.partition("-")[::2]) for file in sorted(run.glob("networks/*-*.h5"))]
+    methods = {method: k for k, method in enumerate(metrics.METHODS)}
+    names = {name: k for k, name in enumerate(settings_of(run).named_networks())} if found else {}
+    found.sort(key=lambda f: (methods.get(f[1], len(methods)), f[1], names.get(f[2], len(names)), f[2]))
+    return [Entry(file, name, method, run) for file, method, name in found]
+
+
+def _labelled(entries: list[Entry]) -> list[Entry]:
+    """A label of its own for each: with as much of the run's path as that takes."""
+    for prefix in (lambda run: "", lambda run: f"{run.resolve().name}:", lambda run: f"{run}:"):
+        labels = [f"{prefix(e.run)}{e.method}/{e.name}" if e.run else e.name for e in entries]
+        if len(set(labels)) == len(labels):
+            return [replace(e, label=label) for e, label in zip(entries, labels)]
+    return [replace(e, label=str(e.file)) for e in entries]
+
+
+def settings_of(run: Path) -> config.Settings:
+    """A run's settings, on the CPU wherever it ran."""
+    return config.Settings(**{**config.read(run / "config.json"), "backend": "numpy", "tf32": False}).check()
+
+
+def shared_settings(runs: Sequence[Path], data_dir: str = "") -> config.Settings:
+    """The settings of the first run, if all runs keep the same test images apart from what they train on.
+
+    data_dir: where the data set lies now, if not where the run found it.
+    """
+    first, *others = [replace(settings_of(run), **({"data_dir": data_dir} if data_dir else {})) for run in runs]
+    for run, other in zip(runs[1:], others):
+        for what, one, two in zip(IDENTITY, _identity(first), _identity(other)):
+            if one != two:
+                raise InputError(
+                    f"{runs[0]} and {run} do not share their test images ({what}: {one} and {two}): evaluate one "
+                    "after the other."
+                )
+    return first
+
+
+IDENTITY = ("data", "size", "directory", "labels", "fold", "seed")
+
+
+def _identity(s: config.Settings) -> tuple[Any, ...]:
+    """What decides the test images; a seed does where it draws them, or draws the test part."""
+    drawn = s.data == "faces" and not s.data_dir
+    place = f"{s.faces} drawn faces" if drawn else str(Path(s.data_dir).resolve())
+    folds = s.data in ("faces", "adience")
+    seed = s.seed if drawn or s.data == "folder" else 0
+    return s.data, s.size, place, s.labels if folds else "", s.fold if folds else 0, seed
+
+
+def test_images(settings: config.Settings, *, batch: int, backend: str) -> tuple[data.Dataset, data.Batches]:
+    """The data set of the settings, and its test part in batches."""
+    dataset = prepare_data(settings)
+    indices = dataset.split(fold=settings.fold, seed=settings.seed).test
+    return dataset, data.Batches(dataset, indices, batch=batch, size=settings.size, seed=settings.seed, backend=backend)
+
+
+def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, backend: str) -> dict[str, Network]:
+    """{label: network}; an InputError for a file that is none or whose network takes other images or classes."""
+    networks = {}
+    for entry in entries:
+        definition = weights.definition_of(entry.file)
+        if "name" not in definition:
+            raise InputError(
+                f"{entry.file} is not a minisatm weights file: make one of it with python -m weights_convert."
+            )
+        for what, wanted in (("classes", len(dataset.classes)), ("size", size), ("channels", dataset.channels)):
+            if definition.get(what) != wanted:
+                raise InputError(
+                    f"{entry.label} is a network of {what} {definition.get(what)}, the test images of {dataset.name} "
+                    f"have {what} {wanted}: leave it out, or evaluate it with a run of its own."
+                )
+        networks[entry.label] = models.build(None, weights=str(entry.file)).to(backend)
+    return networks
