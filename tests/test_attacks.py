@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisatm import InputError, Tensor, attacks, grad, models, ops, tape
+from minisatm import InputError, Tensor, attacks, grad, models, ops, progress, tape
 from minisatm.kernels import numpy_kernels
 from minisatm.layers import BatchNorm, Module
 
@@ -62,14 +62,18 @@ STEPS = {name: {"steps": 2} for name in ("iterative_fgsm", "iterative_ll", "pgd"
 STEPS |= {"square": {"steps": 5}, "carlini_wagner_l2": {"steps": 10, "search_steps": 2}}
 STEPS |= {"carlini_wagner_linf": {"steps": 5, "c": 5.0}}
 STEPS |= {"carlini_wagner_l0": {"steps": 10, "search_steps": 2, "rounds": 2}}
+VARIANTS = [(name, STEPS.get(name, {})) for name in attacks.ATTACKS]
+VARIANTS += [("pgd", {"steps": 3, "restarts": 3}), ("pgd", {"steps": 3, "norm": "l2", "step": 0.5, "restarts": 2})]
+VARIANTS += [("fast_gradient_value", {"scale": scale}) for scale in ("max", "none")]
+VARIANTS += [(name, STEPS.get(name, {}) | {"loss": "margin"}) for name, a in attacks.ATTACKS.items() if a.takes("loss")]
 WITH_EPSILON = sorted(name for name, attack in attacks.ATTACKS.items() if attack.takes("epsilon"))
 WITH_ALPHA = [name for name, attack in attacks.ATTACKS.items() if attack.takes("alpha")]
+WITH_NOISE = [name for name, attack in attacks.ATTACKS.items() if attack.takes("noise")]
 RANDOM = [name for name, attack in attacks.ATTACKS.items() if attack.random]
-IN_BALL = sorted(set(WITH_EPSILON) - {"fast_gradient_value"})  # of the L-infinity norm
 
 
 def run(name, network, x, y, **options):
-    if name in RANDOM:
+    if name in RANDOM and "noise" not in options:
         options.setdefault("rng", np.random.default_rng(7))
     return attacks.ATTACKS[name](network, x, y, **options)
 
@@ -139,29 +143,52 @@ def test_input_gradient_by_hand(dense, golden):
 # The ball and the box
 
 
+def double(dense):
+    """The same network in float64, where no sign hangs on rounding."""
+    return Dense({name: tensor.data.astype(np.float64) for name, tensor in dense.parameters().items()})
+
+
+def drawn(seed, dtype, count=6):
+    """Images with many pixels at the corners of the range, and labels."""
+    rng = np.random.default_rng(seed)
+    x = np.where(
+        rng.random((count, 1, 3, 4)) < 0.4, rng.integers(0, 3, (count, 1, 3, 4)) / 2, rng.random((count, 1, 3, 4))
+    )
+    return x.astype(dtype), rng.integers(0, 4, count)
+
+
+def size_of(away, norm):
+    """The length of each image's perturbation in this norm."""
+    flat = np.abs(away.astype(np.float64)).reshape(len(away), -1)
+    return np.sqrt((flat**2).sum(axis=1)) if norm == "l2" else flat.max(axis=1)
+
+
+@pytest.mark.parametrize("name, options", VARIANTS, ids=str)
+@settings(max_examples=12)
 @given(
-    name=st.sampled_from(IN_BALL),
-    epsilon=st.sampled_from([0.0, 1 / 256, 8 / 256, 16 / 256, 0.3, 1.0]),
-    share=st.sampled_from([None, 0.0, 0.25, 0.5, 0.9]),
-    corner=st.sampled_from([0.0, 0.5, 1.0]),
+    epsilon=st.sampled_from([0.0, 1 / 256, 16 / 256, 0.3, 1.0]),
+    share=st.sampled_from([None, 0.0, 0.25, 0.9]),
+    dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 2**20),
 )
-def test_inside_the_ball_and_the_box(dense, name, epsilon, share, corner, seed):
-    rng = np.random.default_rng(seed)
-    x = np.where(rng.random((6, 1, 3, 4)) < 0.3, corner, rng.random((6, 1, 3, 4))).astype(np.float32)
-    kept = x.copy()
-    alpha = {} if share is None or name not in WITH_ALPHA else {"alpha": share * epsilon}
-    adversarial = run(name, dense, x, rng.integers(0, 4, 6), epsilon=epsilon, **alpha, **_rng(name, rng))
-    assert adversarial.dtype == np.float32 and adversarial.shape == x.shape
-    assert adversarial.min() >= 0 and adversarial.max() <= 1
-    assert np.abs(adversarial.astype(np.float64) - x).max() <= epsilon + SLACK
-    assert np.array_equal(x, kept)
-    if epsilon == 0:
-        assert np.array_equal(adversarial, x)
-
-
-def _rng(name, rng):
-    return {"rng": rng} if name in RANDOM else {}
+def test_inside_the_ball_and_the_box(dense, name, options, epsilon, share, dtype, seed):
+    attack, options = attacks.ATTACKS[name], dict(options)
+    (x, y), network = drawn(seed, dtype), dense if dtype == np.float32 else double(dense)
+    kept = x.copy(), y.copy()
+    if attack.takes("epsilon"):
+        options["epsilon"] = epsilon
+    if share is not None and name in WITH_ALPHA:
+        options["alpha"] = share * epsilon
+    crafted = run(name, network, x, y, **options)
+    assert crafted.dtype == dtype and crafted.shape == x.shape and not np.shares_memory(crafted, x)
+    assert crafted.min() >= 0 and crafted.max() <= 1
+    assert np.array_equal(x, kept[0]) and np.array_equal(y, kept[1])
+    if attack.takes("epsilon") and options.get("scale") != "none":
+        norm = "l2" if "l2" in (options.get("norm"), options.get("scale")) else attack.norm
+        norm = "linf" if options.get("scale") == "max" else norm
+        assert size_of(crafted - x, norm).max() <= epsilon + (SLACK if norm == "linf" else 1e-6)
+        if epsilon == 0:
+            assert np.array_equal(crafted, x)
 
 
 @pytest.mark.parametrize("share", [0, 1 / 4, 1 / 2, 3 / 4])
@@ -237,15 +264,65 @@ def test_an_image_alone_is_attacked_as_among_others(resnet, name):
         assert np.abs(alone - together[i])[clear].max() <= SLACK
 
 
-@pytest.mark.parametrize("name", sorted(set(attacks.ATTACKS) - set(SINGLE)))
-def test_an_image_alone_takes_the_same_steps(dense, golden, name):
-    """In float64, where no sign hangs on rounding; the first image draws the same random numbers alone."""
-    network = Dense({k: golden[k].astype(np.float64) for k in ("W1", "b1", "W2", "b2")})
-    x, y = golden["x"].astype(np.float64), golden["y"]
-    together = run(name, network, x, y, **STEPS.get(name, {}))
-    for i in range(1 if name in RANDOM else len(x)):
-        alone = run(name, network, x[i : i + 1], y[i : i + 1], **STEPS.get(name, {}))[0]
-        np.testing.assert_allclose(alone, together[i], rtol=0, atol=1e-12)
+@pytest.mark.parametrize("name, options", VARIANTS, ids=str)
+@settings(max_examples=4)
+@given(first=st.integers(1, 5), seed=st.integers(0, 2**20))
+def test_images_that_come_after_change_nothing(dense, name, options, first, seed):
+    """In float64, where no sign hangs on rounding; the same generator draws the same for the first images."""
+    (x, y), network = drawn(seed, np.float64), double(dense)
+    together, alone = (run(name, network, x[:n], y[:n], **options) for n in (6, first))
+    np.testing.assert_allclose(alone, together[:first], rtol=0, atol=1e-12)
+
+
+def noise_for(x, options, seed=3):
+    """Starts for several tries, or one; those of pgd in L2 lie in its ball."""
+    shape = (len(x), options["restarts"], *x.shape[1:]) if "restarts" in options else x.shape
+    noise = np.random.default_rng(seed).uniform(-1, 1, shape)
+    return noise / 4 if options.get("norm") == "l2" else noise
+
+
+@pytest.mark.parametrize("name, options", [v for v in VARIANTS if v[0] not in RANDOM or v[0] in WITH_NOISE], ids=str)
+@pytest.mark.parametrize("batch", [1, 4, 99])
+def test_in_batches_as_at_once(dense, name, options, batch):
+    (x, y), network = drawn(5, np.float64), double(dense)
+    options = options | ({"noise": noise_for(x, options)} if name in WITH_NOISE else {})
+    parts = attacks.ATTACKS[name](network, x, y, batch=batch, **options)
+    np.testing.assert_allclose(parts, attacks.ATTACKS[name](network, x, y, **options), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_starts_fill_the_ball(norm):
+    """Uniform: a share r^d of the points lies within radius r. A network without gradients lets the starts be seen."""
+
+    def constant(x):
+        return np.zeros((len(x), 3)), lambda g: np.zeros_like(x)
+
+    x = np.full((4000, 1, 2, 1), 0.5)
+    y, rng = np.zeros(4000, int), np.random.default_rng(0)
+    moved = attacks.pgd(constant, x, y, epsilon=0.4, norm=norm, steps=1, rng=rng)
+    radius = size_of(moved - x, norm) / 0.4
+    assert radius.max() <= 1 + 1e-12
+    for r in (0.25, 0.5, 0.75, 0.9):
+        assert abs((radius < r).mean() - r**2) < 0.03
+    assert abs(moved.mean(axis=0) - 0.5).max() < 0.02
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_starts_where_the_noise_says(dense, golden, norm):
+    """epsilon times the noise, and with none of it at x itself: then pgd is iterative FGSM."""
+    x, y, network = golden["x"].astype(np.float64), golden["y"], double(dense)
+    noise = noise_for(x, {"restarts": 1, "norm": norm})
+    one = attacks.pgd(network, x, y, epsilon=0.2, step=1e-9, steps=1, norm=norm, noise=noise)
+    np.testing.assert_allclose(one, np.clip(x + 0.2 * noise[:, 0], 0, 1), rtol=0, atol=1e-8)
+    still = attacks.pgd(network, x, y, epsilon=0.2, norm=norm, noise=np.zeros_like(x))
+    if norm == "linf":
+        assert np.array_equal(still, attacks.iterative_fgsm(network, x, y, epsilon=0.2))
+
+
+def test_random_noise_of_a_given_sign(dense, golden):
+    x, y, noise = golden["x"], golden["y"], golden["noise"]
+    expected = np.clip(x + np.float32(0.1) * np.sign(noise), 0, 1)
+    np.testing.assert_allclose(attacks.random_noise(dense, x, y, epsilon=0.1, noise=noise), expected, rtol=0, atol=1e-7)
 
 
 def test_pgd_in_l2(dense, golden):
@@ -290,12 +367,12 @@ def test_carlini_and_wagner_find_smaller_perturbations(dense, golden):
     deep = attacks.deepfool(dense, x, y)
     for shift in (0, -100):  # a mask of 0 in place of -inf would fail where all logits are far below zero
         shifted = Dense({k: golden[k] + (np.float32(shift) if k == "b2" else 0) for k in ("W1", "b1", "W2", "b2")})
-        l2 = attacks.carlini_wagner_l2(shifted, x, y, steps=150, search_steps=6)
+        l2 = attacks.carlini_wagner_l2(shifted, x, y, steps=60, search_steps=6)
         assert fooled(l2).all() and np.linalg.norm(l2 - x) <= 1.01 * np.linalg.norm(deep - x)
     linf = attacks.carlini_wagner_linf(dense, x, y)
     assert fooled(linf).all()
     assert abs(linf - x).reshape(16, -1).max(axis=1).mean() < abs(deep - x).reshape(16, -1).max(axis=1).mean()
-    l0 = attacks.carlini_wagner_l0(dense, x, y, steps=100, search_steps=4, c=1.0)
+    l0 = attacks.carlini_wagner_l0(dense, x, y, steps=40, rounds=6)
     changed = (abs(l0 - x).max(axis=3) > 1e-4).reshape(16, -1).sum(axis=1)
     assert fooled(l0).all() and changed.mean() < 2.5  # of 3 places
 
@@ -517,17 +594,87 @@ def test_shapes_must_fit(dense, golden):
     x, y = golden["x"], golden["y"]
     assert refused(dense, golden, x=x[0]) == "an attack takes x (N, H, W, C) and y (N,), got (1, 3, 4) and (16,)."
     assert refused(dense, golden, y=y[:5]) == "an attack takes x (N, H, W, C) and y (N,), got (16, 1, 3, 4) and (5,)."
+    wrong = "noise has shape (3, 1, 3, 4), and this attack draws (16, 1, 3, 4)."
+    assert refused(dense, golden, noise=golden["noise"][:3]) == wrong
+    with pytest.raises(InputError, match=r"noise has shape \(16, 1, 3, 4\), .* draws \(16, 2, 1, 3, 4\)"):
+        attacks.pgd(dense, x, y, restarts=2, noise=golden["noise"])
 
 
-@pytest.mark.parametrize("wrong", [-1, 4])
-def test_labels_must_be_classes(dense, golden, wrong):
-    y = golden["y"].copy()
+READ_LABELS = sorted(name for name, attack in attacks.ATTACKS.items() if attack.reads_label)
+
+
+@pytest.mark.parametrize("name", READ_LABELS)
+@pytest.mark.parametrize("function", [False, True])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (-1, "label -1 is out of range: the network has 4 classes"),
+        (4, "label 4 is out of range: the network has 4 classes"),
+        (0.5, "class labels must be 16 integers, got float64"),
+    ],
+)
+def test_labels_must_be_classes(dense, golden, name, function, wrong, message):
+    network = dense.logits_and_vjp if function else dense
+    y = golden["y"].astype(type(wrong))
     y[2] = wrong
-    assert f"label {wrong} is out of range: the network has 4 classes" in refused(dense, golden, y=y)
+    with pytest.raises(InputError, match=message):
+        run(name, network, golden["x"], y, **STEPS.get(name, {}))
 
 
-def test_random_attacks_need_their_randomness(dense, golden):
-    assert refused(dense, golden, rng=None) == "a random attack needs rng (a numpy Generator) or the noise itself."
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+def test_no_images_no_attack(dense, golden, name):
+    nothing = run(name, dense, golden["x"][:0], golden["y"][:0])
+    assert nothing.shape == (0, 1, 3, 4) and nothing.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_attacks_need_their_randomness(dense, golden, name):
+    with pytest.raises(InputError, match="a random attack needs rng .a numpy Generator. or the noise itself"):
+        attacks.ATTACKS[name](dense, golden["x"], golden["y"])
+
+
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+def test_options_that_no_attack_could_mean(dense, golden, name):
+    attack = attacks.ATTACKS[name]
+    wrong = {"steps": (0, -1, 2.5), "restarts": (0,), "search_steps": (0,), "rounds": (0,), "step": (0, -0.1, np.nan)}
+    wrong |= {"learning_rate": (-0.1, 0), "c": (0, -1), "largest_c": (0,), "share": (0,), "first": (0,), "decay": (-1,)}
+    wrong |= {"confidence": (-1,), "norm": ("l1", None), "scale": ("linf",), "loss": ("hinge",)}
+    for option in sorted(wrong.keys() & attack.defaults):
+        for value in wrong[option]:
+            with pytest.raises(InputError, match=f"^{option} .*(must be|choose) "):
+                run(name, dense, golden["x"], golden["y"], **{option: value})
+
+
+NEEDS_NO_NETWORK, ASKS_THE_MARGIN = {"random_noise"}, {"pgd", "deepfool", "hot_cold", "square"}
+
+
+@pytest.mark.parametrize("name", sorted(set(attacks.ATTACKS) - NEEDS_NO_NETWORK))
+def test_a_network_that_answers_nan(golden, name):
+    """Attacks that must know what fools say so; of the others NaN images come out, with a warning (as in training)."""
+
+    def broken(x):
+        return np.full((len(x), 4), np.nan, np.float32), lambda g: np.full_like(x, np.nan)
+
+    options = STEPS.get(name, {})
+    if name in ASKS_THE_MARGIN or name.startswith("carlini"):
+        with pytest.raises(InputError, match="the network answers with NaN: there is no telling what fools it"):
+            run(name, broken, golden["x"], golden["y"], **options)
+    else:
+        with pytest.warns(RuntimeWarning, match=f"{name}: the network's gradient is NaN for 16 of 16 images"):
+            assert np.isnan(run(name, broken, golden["x"], golden["y"], **options)).all()
+
+
+def test_long_attacks_show_progress_on_a_terminal_only(dense, golden, monkeypatch, capsys):
+    assert isinstance(progress.steps(3, "pgd"), range)
+    attacks.ATTACKS["pgd"](dense, golden["x"], golden["y"], batch=4, rng=np.random.default_rng(0))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(progress.steps(3, "pgd")) == [0, 1, 2]
+    assert capsys.readouterr().err.strip() == ""  # quick: nothing is drawn
+    bar = progress.steps(3, "pgd")
+    bar.start_t -= 5  # as if it had begun five seconds ago
+    bar.last_print_t -= 5
+    assert list(bar) == [0, 1, 2] and "pgd" in capsys.readouterr().err
 
 
 def test_unknown_names(dense, golden):

@@ -40,7 +40,7 @@ def attack(function: Callable[..., Array]) -> Callable[..., Array]:
                 f"{name}: the network's gradient is NaN for {lost} of {len(x)} images, and so are their examples.",
                 RuntimeWarning, stacklevel=2,
             )  # fmt: skip
-        return crafted
+        return crafted.copy() if crafted is x else crafted  # where nothing had to move
 
     return call
 

@@ -21,8 +21,8 @@ def within(moved: Array, x: Array, epsilon: float, norm: str = "linf") -> Array:
     if norm == "linf":
         return np.clip(np.clip(moved, x - epsilon, x + epsilon), 0, 1)
     away = moved - x
-    far = np.maximum(length(away) / max(epsilon, 1e-12), 1)
-    return np.clip(x + away / per_sample(far, x), 0, 1)
+    inside = np.minimum(epsilon / np.maximum(length(away), 1e-30), 1)
+    return np.clip(x + away * per_sample(inside, x), 0, 1)
 
 
 @attack
