@@ -89,7 +89,7 @@ class Settings:
     own_examples: bool = False
     r_embedding: float = 0.01
     temperature: float = 20.0
-    r_penalty: float = 0.1
+    r_penalty: float = 0.03
     loss_norm: str = "sum"
     craft_mode: str = "eval"
     bn_batches: str = "joint"

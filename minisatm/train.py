@@ -106,7 +106,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         ),
         "r-embedding": dict(type=float, help="cascade: weight of the unified embedding (our choice 0.01)"),
         "temperature": dict(type=float, help="distillation: of teacher and student (Papernot et al. 20)"),
-        "r-penalty": dict(type=float, help="penalty: weight of the squared input gradient (our choice 0.1)"),
+        "r-penalty": dict(type=float, help="penalty: weight of the squared input gradient (our choice 0.03)"),
         "loss-norm": dict(help="sum of clean and adversarial loss (paper), or half of it: their mean (Tramer)"),
         "craft-mode": dict(help="batch norm while crafting (our choice eval)"),
         "bn-batches": dict(help="clean and adversarial images as one batch (our choice) or two"),
