@@ -55,7 +55,7 @@ def _nearest(
     xp = array_module(x)
     best, shortest = x.copy(), xp.full(len(x), np.inf, x.dtype)
     last, own = xp.full(len(x), np.inf, x.dtype), xp.arange(len(x))  # own: the images still at work
-    u = _Adam(_to_line(x), rate)
+    u = _Adam(_to_line(x), xp.full(len(x), rate, x.dtype))
     near, true, c, free = x, y, weight, mask
     for step in range(1, steps + 1):
         moved, slope = u.image()
@@ -80,13 +80,14 @@ def _nearest(
 
 @attack
 def carlini_wagner_linf(
-    network: Any, x: Array, y: Array, *, steps: int = 100, learning_rate: float = 0.1, c: float = 1e-3,
+    network: Any, x: Array, y: Array, *, steps: int = 100, learning_rate: float = 0.4, c: float = 1e-3,
     largest_c: float = 20.0, craft_mode: str = "eval",
 ) -> Array:  # fmt: skip
     """Their Section V.C: Adam on sum_i max(|x'_i - x_i| - tau, 0) + c f(x'), for a tau that shrinks.
 
     tau begins at 1 and is 0.9 of the largest change (or of itself) after each success, the start of the next run; where
-    a run of `steps` fails, c doubles, up to largest_c. An image is done when tau is below 1 / 256.
+    a run of `steps` fails, c doubles, up to largest_c. An image is done when tau is below 1 / 256. learning_rate is for
+    tau = 1 and shrinks with it, so that a step stays small beside what may change.
     """
     xp = array_module(x)
     y = xp.asarray(y)
@@ -111,7 +112,7 @@ def _inside(
     """The first examples on the way that change no pixel by more than tau, and for which images there is one."""
     xp = array_module(x)
     first, found = x.copy(), xp.zeros(len(x), bool)
-    u, own = _Adam(_to_line(start), rate), xp.arange(len(x))
+    u, own = _Adam(_to_line(start), rate * tau), xp.arange(len(x))
     for _ in range(steps):
         moved, slope = u.image()
         margin, f_slope = _f(network, moved, y[own], 0.0, mode)
@@ -173,9 +174,9 @@ def _to_line(x: Array) -> Array:
 
 
 class _Adam:
-    """Kingma and Ba 2015, for the attack's own variable u, image by image."""
+    """Kingma and Ba 2015, for the attack's own variable u; each image has a rate of its own."""
 
-    def __init__(self, u: Array, rate: float) -> None:
+    def __init__(self, u: Array, rate: Array) -> None:
         self.u, self.m, self.v = u, np.zeros_like(u), np.zeros_like(u)
         self.rate, self.steps = rate, 0
 
@@ -189,8 +190,8 @@ class _Adam:
         self.m += 0.1 * (g - self.m)
         self.v += 0.001 * (g * g - self.v)
         m, v = self.m / (1 - 0.9**self.steps), self.v / (1 - 0.999**self.steps)
-        self.u -= self.rate * m / (np.sqrt(v) + 1e-8)
+        self.u -= per_sample(self.rate, m) * m / (np.sqrt(v) + 1e-8)
 
     def keep(self, images: Array) -> None:
         """Go on with these alone."""
-        self.u, self.m, self.v = self.u[images], self.m[images], self.v[images]
+        self.u, self.m, self.v, self.rate = self.u[images], self.m[images], self.v[images], self.rate[images]
