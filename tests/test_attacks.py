@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisatm import InputError, Tensor, attacks, grad, models, ops, progress, tape
+from minisatm import InputError, Tensor, attacks, backend, grad, models, ops, progress, tape
 from minisatm.kernels import numpy_kernels
 from minisatm.layers import BatchNorm, Module
 
@@ -510,6 +510,15 @@ def test_the_tape_knows_only_the_image_while_crafting(resnet, monkeypatch):
     x, y = images(2)
     attacks.fgsm(resnet, x, y)
     assert len({id(leaf) for leaf in leaves}) == 1 and leaves[0].shape == x.shape
+
+
+@pytest.mark.parametrize("name, options", VARIANTS, ids=str)
+def test_on_a_gpu_the_same(cupy, golden, name, options):
+    here, there = Dense(golden), Dense(golden).to("cupy")
+    x, y = golden["x"][:5], golden["y"][:5]
+    found = run(name, there, backend.placed(x, "cupy"), y, **options)
+    assert backend.on_gpu(found)
+    np.testing.assert_allclose(found.get(), run(name, here, x, y, **options), rtol=0, atol=1e-5)
 
 
 # Random numbers

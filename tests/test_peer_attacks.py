@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from minisatm import attacks, models
+from minisatm.data import mnist
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: attacks are not compared with other libraries'")
 from peers import torch_lenet  # noqa: E402  (needs torch)
@@ -174,6 +175,26 @@ def test_foolbox_carlini_wagner(foolbox, double):
     assert t.fooled(theirs).all() and t.fooled(ours).all()
     assert np.abs(length(ours - t.x) / length(theirs - t.x) - 1).max() < 0.02
     assert length(ours - t.x).mean() < 1.005 * length(theirs - t.x).mean()
+
+
+@pytest.mark.slow
+def test_carlini_wagner_on_mnist(foolbox, data_dir, tmp_path):
+    """Every digit is fooled, at distances no more than 2 % above Foolbox's with the same budget."""
+    converting = pytest.importorskip("weights_convert.convert")
+    converting.convert(data_dir / "weights/mnist_lenet/lenet_iter_10000.caffemodel", tmp_path / "l.h5", model="lenet")
+    ours = models.build("lenet", weights=str(tmp_path / "l.h5"))
+    data = mnist.load(data_dir / "data" / "mnist")
+    test = np.flatnonzero(data.official_test)[:60]
+    x, y = (data.read(test) / 255).astype(np.float32), data.labels[test]
+    right = np.flatnonzero(attacks.logits_of(ours, x).argmax(axis=1) == y)[:50]
+    x, y = x[right], y[right]
+    moved = attacks.carlini_wagner_l2(ours, x, y, search_steps=9, steps=100, learning_rate=0.05, c=1e-3)
+    attack = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=100, stepsize=0.05, initial_const=1e-3)
+    model = foolbox.PyTorchModel(torch_lenet.LeNet(ours), bounds=(0, 1), device="cpu")
+    theirs = last(attack(model, first(x), torch.from_numpy(y), epsilons=None)[0])
+    for found in (moved, theirs):
+        assert (attacks.logits_of(ours, found).argmax(axis=1) != y).all()
+    assert length(moved - x).mean() <= 1.02 * length(theirs - x).mean()
 
 
 # --- torchattacks, in float32 -----------------------------------------------------------------------------------------
