@@ -9,13 +9,28 @@ import itertools
 import json
 import re
 import shutil
+import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from minisatm import attacks, backend, config, crossing, curves, data, evaluate, lineup, measure, metrics, models
+from minisatm import (
+    attacks,
+    backend,
+    config,
+    crossing,
+    curves,
+    data,
+    evaluate,
+    lineup,
+    masking,
+    measure,
+    metrics,
+    models,
+)
 from minisatm.crossing import Crossing, Shot
 from minisatm.streams import stream
 
@@ -88,6 +103,14 @@ def table(path):
 
 
 # The source x target matrix
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_questions():
+    """The search without gradients asks little here; test_masking.py has it as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "QUESTIONS", 5)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +231,8 @@ def test_leaking_labels_are_warned_of():
 def test_what_rounding_changed_is_said():
     found = made({("a", ""): 90, ("a", "b"): 60}, {("a", ""): 90, ("a", "b"): 10})
     assert crossing.remarks(found) == ["rounding to 8-bit pixels changes a on examples of b from 10.0 to 60.0 %."]
+    found = made({("a", ""): 90, ("a", "b"): 10}, {("a", ""): 90, ("a", "b"): 60})
+    assert crossing.remarks(found) == ["rounding to 8-bit pixels changes a on examples of b from 60.0 to 10.0 %."]
     assert crossing.remarks(made({("a", ""): 90, ("a", "b"): 60}, {("a", ""): 90, ("a", "b"): 59})) == []
 
 
@@ -464,3 +489,38 @@ def test_every_option_that_may_be_set_has_a_type():
     """A new option of an attack that --set cannot give should be a decision, not an accident."""
     for name, attack in attacks.ATTACKS.items():
         assert set(attack.defaults) - set(evaluate.kinds(name)) <= set(evaluate.HANDED), name
+
+
+@pytest.mark.slow
+def test_a_gpu_gives_the_same_answers(cupy, run):
+    found = []
+    for name in ("numpy", "cupy"):
+        own = {label: models.build(None, weights=str(run / "networks" / f"{label.replace('/', '-')}.h5")).to(name)
+               for label in ("satm/x", "satm/y")}  # fmt: skip
+        images = data.Batches(**{k: getattr(test_batches(lineup.settings_of(run)), k) for k in ("dataset", "indices")},
+                              batch=4, size=SIZE, backend=name)  # fmt: skip
+        crossed = crossing.cross(own, images, Shot("r_fgsm", 0.05), seed=0, limit=6, keep=True)
+        found.append((crossed, masking.look(own, images, epsilon=0.05, seed=0, limit=6)[1]))
+    (here, seen), (there, seen_there) = found
+    assert all(np.mean(here.answers[key] != there.answers[key]) <= 1 / 6 for key in here.answers)
+    assert all(np.mean(here.images[s] != there.images[s]) < 0.02 for s in here.images)
+    for label, look in seen.items():
+        assert np.allclose(look.norm, seen_there[label].norm, rtol=1e-3)
+        assert look.right.keys() == seen_there[label].right.keys()
+
+
+# Other people's tools
+
+
+@pytest.mark.peer
+def test_the_readme_example_lets_art_attack_a_network(tmp_path):
+    """The README's own lines; ART's PGD without a random start then is iterative FGSM, pixel by pixel."""
+    pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed; it is only an optional peer")
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = (b for b in re.findall(r"(?:^    .*\n|^\n)+", text, flags=re.M) if "from art." in b)
+    said: dict = {}
+    exec(textwrap.dedent(code), said)
+    x, y, ours = said["x"], said["y"], said["ours"]
+    by_us = attacks.iterative_fgsm(ours.model, x, y, epsilon=16 / 256, steps=10)
+    assert np.allclose(said["pgd"], by_us, atol=1e-6)
+    assert (ours.predict(said["jump"]).argmax(axis=1) != y).any()
