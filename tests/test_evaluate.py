@@ -301,6 +301,8 @@ def test_examples_reread_are_those_that_were_measured(whole, networks):
     pictures = sorted((folder / "fgsm-16of256-satm-x").glob("*_adversarial.png"))
     assert len(pictures) == 8
     own = saved["targets"].tolist().index("satm/x")
+    fooled = (saved["predicted_clean"][own] == saved["y"]) & (saved["predicted"][own] != saved["y"])
+    assert sum(fooled[int(p.name[:5])] for p in pictures) == min(8, fooled.sum()) > 0  # these come first
     for picture in pictures:
         index, true, answer = re.fullmatch(r"(\d+)_true_(.+)_answer_(.+)_adversarial.png", picture.name).groups()
         assert np.array_equal(np.asarray(Image.open(picture)), saved["x_adv"][int(index)])
@@ -523,4 +525,6 @@ def test_the_readme_example_lets_art_attack_a_network(tmp_path):
     x, y, ours = said["x"], said["y"], said["ours"]
     by_us = attacks.iterative_fgsm(ours.model, x, y, epsilon=16 / 256, steps=10)
     assert np.allclose(said["pgd"], by_us, atol=1e-6)
-    assert (ours.predict(said["jump"]).argmax(axis=1) != y).any()
+    fooled = ours.predict(said["pgd"]).argmax(axis=1) != y
+    assert fooled.any() and (ours.predict(said["jump"]).argmax(axis=1) != y)[fooled].all()
+    assert not np.array_equal(said["jump"], said["pgd"])  # it went on from there, without a gradient

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -155,9 +157,47 @@ def test_a_look_is_what_a_reader_would_compute():
         answers = network(np.rint(255 * example) / 255)[0].argmax(axis=1)
         assert np.array_equal(seen.right[attack], answers == y), attack
     assert np.allclose(seen.norm, np.linalg.norm(g.reshape(N, -1).astype(float), axis=1), rtol=1e-4)
+    assert np.allclose(
+        seen.norm_attacked, attacks.gradients.length(attacks.input_gradient(network, multi, y)), rtol=1e-4
+    )
     a, b = ((e - x).reshape(N, -1) for e in (single, multi))
     assert np.allclose(seen.cosine, (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1), atol=1e-5)
     assert not seen.zero.any()
+
+
+def test_a_gradient_is_zero_only_where_all_of_it_is():
+    """A pixel that does not matter has no slope, and hides nothing."""
+    images = Images()
+    network = nearest(images.patterns)
+
+    def blind(x):
+        logits, vjp = network(x)
+        return logits, lambda g: vjp(g) * (np.arange(SIDE) > 0)[:, None].astype(x.dtype)
+
+    assert not masking.look({"a": blind}, images, epsilon=EPSILON, seed=0)[1]["a"].zero.any()
+
+
+def test_only_examples_of_eight_bits_count():
+    """A network that sees every change below a grey level is not fooled by what no image file keeps."""
+    images = Images()
+
+    def fussy(x):
+        off = abs(255 * x - np.rint(255 * x)).reshape(len(x), -1).max(axis=1) > 0.01
+        return np.stack([~off, off, 0 * off], axis=1).astype(np.float32), lambda g: np.ones_like(x)
+
+    right = masking.look({"a": fussy}, images, epsilon=0.3 / 255, seed=0)[1]["a"].right
+    assert all(np.array_equal(right[attack], images.y == 0) for attack in ("clean", "fgsm", "noise", "multi-step"))
+
+
+def test_the_strongest_of_many_sources_must_be_stronger_by_more():
+    """Of so many, one is ahead by chance: the interval is wider (Bonferroni)."""
+    true = np.arange(100) % 4
+    widths = []
+    for others in (1, 10):
+        look = constructed(**{"multi-step": 60, **{f"from {k}": 50 for k in range(others)}})
+        (line,) = (line for line in masking.lines(look, true) if line.check == "transferred / own")
+        widths.append(line.high - line.low)
+    assert widths[1] > 1.2 * widths[0]
 
 
 def constructed(**rights):
@@ -197,6 +237,14 @@ def test_verdicts(check, rights, verdict):
     assert line.verdict == verdict
     if verdict == SIGN:
         assert line.low <= line.value <= line.high
+
+
+def test_a_line_gives_its_figures():
+    (line,) = (c for c in masking.lines(constructed(fgsm=30, **{"multi-step": 60}), np.arange(100) % 4)
+               if c.check == "single-step / multi-step")  # fmt: skip
+    assert re.fullmatch(r"FGSM 30.0 %, 10 steps 60.0 %: \+30.0 points \[\+\d+.\d, \+\d+.\d\]", line.text)
+    text = masking.report_text("a", constructed(), np.arange(100) % 4, [line])
+    assert text == f"a: clean 90.0 %, n = 100\n  single-step / multi-step  SIGN OF MASKING  {line.text}"
 
 
 @pytest.mark.parametrize("clean, attacked, verdict", [(0.05, 0.05, SIGN), (0.05, 1.0, NO_SIGN), (1.0, 0.05, NO_SIGN)])
