@@ -31,8 +31,7 @@ def deepfool(network: Any, x: Array, y: Array, *, steps: int = 50, craft_mode: s
         right = true_margin(logits, y) >= 0
         if not bool(right.any()):
             break
-        way = _nearest(logits, vjp, y, moved)
-        total = total + xp.where(per_sample(right, x), way, 0).astype(x.dtype)
+        total = total + _nearest(logits, vjp, y, moved).astype(x.dtype)
         moved = xp.where(per_sample(right, x), np.clip(x + (1 + OVERSHOOT) * total, 0, 1), moved)
     return moved
 
