@@ -117,7 +117,7 @@ def few_questions():
 def whole(run, tmp_path_factory):
     """One evaluation with everything: two attacks, two epsilons, examples, curves and masking."""
     out = tmp_path_factory.mktemp("evaluation")
-    argv = [f"{run}:x", f"{run}:h", "--attack", "r_fgsm,fgsm", "--epsilon", "8/256,16/256", "--images", 30, "--seed", 3]
+    argv = [f"{run}:x", f"{run}:h", "--attack", "r_fgsm,fgsm", "--epsilon", "16/256,8/256", "--images", 30, "--seed", 3]
     status, said, err = call(*argv, "--out", out / "out", "--save-examples", out / "examples")
     assert status == 0, err
     return out, said
@@ -156,6 +156,28 @@ def test_the_matrix_is_what_a_reader_would_compute(whole, networks, batches):
     assert len(rates) > 5  # networks that all answer the same would agree with anything
 
 
+def test_rates_above_the_clean_one_stand_beside_those_from_predicted_labels(whole, networks, batches):
+    rows = table(whole[0] / "out" / "tables" / "matrix.csv")
+    clean = {r["target"]: float(r["rate"]) for r in rows if not r["source"]}
+    above = [r for r in rows if r["source"] and float(r["rate"]) > clean[r["target"]]]
+    assert above  # random networks: some are
+    for row in above:
+        shot = Shot(row["attack"], float(row["epsilon"]))
+        own = {name: networks[name] for name in THREE}
+        found = crossing.cross(own, batches, shot, seed=3, limit=30, sources=[row["source"]], predicted_labels=True)
+        rate = found.right(row["target"], row["source"]).mean()
+        assert float(row["rate_from_predicted_labels"]) == pytest.approx(rate, abs=1e-6)
+
+
+def test_masking_takes_the_first_epsilon_and_the_undefended_network_of_the_same_name(whole):
+    rows = table(whole[0] / "out" / "tables" / "masking.csv")
+    assert {r["epsilon"] for r in rows} == {"0.0625"} and len(rows) == 3 * 11
+    beside = {r["network"]: r["text"] for r in rows if r["check"] == "gradient norm"}
+    undefended = re.search("median (.+) at clean images, (.+) at their", beside["undefended/x"]).groups()
+    assert beside["satm/x"].endswith("; undefended {} and {}".format(*undefended))
+    assert beside["undefended/x"].endswith("; nothing undefended to compare with")
+
+
 def test_the_screen_and_its_file_say_the_same(whole):
     out, said = whole
     assert (out / "out" / "evaluation.txt").read_text() == said[: said.index("\nsaved")]
@@ -168,7 +190,8 @@ def test_the_screen_and_its_file_say_the_same(whole):
     assert list(facts["networks"]) == THREE and facts["images"] == 30 and facts["seed"] == 3
 
 
-def test_the_same_seed_gives_the_same_tables(run, tmp_path):
+def test_the_same_seed_gives_the_same_tables(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "SUBSET", 10)
     argv = [f"{run}:satm", "--images", 12]
     for seed, out in ((3, "a"), (3, "b")):
         assert call(*argv, "--seed", seed, "--out", tmp_path / out)[0] == 0
@@ -177,6 +200,7 @@ def test_the_same_seed_gives_the_same_tables(run, tmp_path):
     for name in names:
         files = [tmp_path / out / "tables" / name for out in "ab"]
         assert files[0].read_bytes() == files[1].read_bytes()
+        assert table(files[0])[0]["n"] == ("12" if name == "matrix.csv" else "10")
     assert call(*argv, "--out", tmp_path / "c", "--no-curves", "--no-masking")[0] == 0
     assert [p.name for p in (tmp_path / "c" / "tables").iterdir()] == ["matrix.csv"]
 
