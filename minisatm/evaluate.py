@@ -42,7 +42,7 @@ RUN is a folder of minisatm.train; RUN:satm/vgg16 one network of it, RUN:vgg16 t
 RUN:satm all networks after that method; x.h5 any network's file, with the test images of a RUN named beside it.
 Every network attacks all. Rates are those of examples rounded to 8-bit pixels. epsilon, alpha and step are in pixels of
 [0, 1] (paper: r_fgsm, 16/256 and others, alpha epsilon/2); with norm=l2 epsilon is a length. Epsilon curves (given
-alpha and step grow and shrink with epsilon) and the masking report take the first 200 of the images.
+alpha and step grow and shrink with epsilon) and the masking report take 200 of the images.
 
 OUT holds evaluation.txt (what the screen shows), config.json, tables/matrix.csv, tables/curve_<attack>.csv,
 tables/masking.csv, figures/curve_<attack>.png.

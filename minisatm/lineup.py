@@ -52,6 +52,8 @@ def _divide(text: str) -> tuple[Path, str]:
 
 def _chosen(run: Path, wanted: str) -> list[Entry]:
     known = _networks_of(run)
+    if not known and (run / "evaluation.txt").exists():
+        raise InputError(f"{run} is an evaluation and no run: name a folder that minisatm.train made.")
     if not known:
         raise InputError(
             f"{run} has no networks yet (networks/*.h5): its first phase is not finished; go on with  "

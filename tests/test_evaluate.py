@@ -465,6 +465,8 @@ def test_broken_and_foreign_runs(run, tmp_path, drawn):
     shutil.rmtree(other / "networks")
     shutil.copy(run / "config.json", other)
     assert "has no networks yet" in mistake(other) and "--resume" in mistake(other)
+    (other / "evaluation.txt").touch()
+    assert "is an evaluation and no run" in mistake(other)
 
 
 def test_networks_with_other_classes_are_refused(run, tmp_path):
