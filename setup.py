@@ -13,7 +13,14 @@ setup(
         "cupy": ["cupy-cuda12x[ctk]>=14"],  # ctk: NVRTC and cuBLAS, so that the driver is all a machine needs
         "cupy13": ["cupy-cuda13x[ctk]>=14"],
         "cuda-check": ["nvidia-cuda-nvrtc-cu12>=12.4,<13"],
-        "peers": ["torch>=2.2", "torchvision>=0.17", "keras>=3.5", "safetensors>=0.4", "foolbox>=3.3",
-                  "torchattacks>=3.5", "adversarial-robustness-toolbox>=1.20"],
+        "peers": [
+            "torch>=2.2",
+            "torchvision>=0.17",
+            "keras>=3.5",
+            "safetensors>=0.4",
+            "foolbox>=3.3",
+            "torchattacks>=3.5",
+            "adversarial-robustness-toolbox>=1.20",
+        ],
     },
 )

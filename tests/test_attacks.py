@@ -485,6 +485,9 @@ def test_several_networks_average_their_logits(dense, golden):
     g = p / p.sum(axis=1, keepdims=True) - np.eye(4, dtype=np.float32)[y]
     expected = sum(attacks.answer(n, x)[1](g.astype(np.float32) / 2) for n in (dense, other))
     np.testing.assert_allclose(both, expected, rtol=0, atol=1e-7)
+    one_step = attacks.momentum_fgsm([dense, other], x, y, epsilon=0.1, step=0.1, steps=1)
+    np.testing.assert_allclose(one_step, np.clip(x + 0.1 * np.sign(both), 0, 1), rtol=0, atol=1e-7)
+    assert not np.array_equal(attacks.momentum_fgsm([dense, other], x, y), attacks.momentum_fgsm(dense, x, y))
 
 
 @pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
