@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, config, crossing, curves, export, lineup, masking, metrics
+from . import backend, config, metrics
 from .attacks import ATTACKS
-from .crossing import Shot
 from .errors import MISTAKES, InputError, tell
+from .evaluation import crossing, curves, export, lineup, masking
+from .evaluation.crossing import Shot
 from .experiment import TEST_BATCH, is_narrow
 from .figures import epsilon_text, figure_epsilons
 from .parallel import cores, in_processes, leads

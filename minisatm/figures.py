@@ -124,7 +124,7 @@ def figure_results(run_dir):
 def figure_epsilons(path, rows, chance):
     """Draws rates against epsilon, a panel a network and a colour a method; chance, the rate of one answer, is dashed.
 
-    rows as minisatm.curves.curve returns them, of one attack: target ("method/name"), epsilon, white_box, transferred
+    rows as evaluation.curves.curve returns them, of one attack: target ("method/name"), epsilon, white_box, transferred
     and their intervals. Solid: the network's own examples; dotted: the strongest of the other networks'. Writes a PNG
     and returns its path.
     """

@@ -21,17 +21,14 @@ from minisatm import (
     attacks,
     backend,
     config,
-    crossing,
-    curves,
     data,
     evaluate,
-    lineup,
-    masking,
     measure,
     metrics,
     models,
 )
-from minisatm.crossing import Crossing, Shot
+from minisatm.evaluation import crossing, curves, lineup, masking
+from minisatm.evaluation.crossing import Crossing, Shot
 from minisatm.streams import stream
 
 SIZE, CLASSES = 16, 8

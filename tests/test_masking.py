@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from minisatm import attacks, masking
-from minisatm.masking import CANNOT_TELL, NO_SIGN, SIGN, Look
+from minisatm import attacks
+from minisatm.evaluation import masking
+from minisatm.evaluation.masking import CANNOT_TELL, NO_SIGN, SIGN, Look
 
 N, SIDE, CLASSES = 60, 6, 3
 EPSILON = 0.1

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics
-from .attacks import ATTACKS, craft, rounded
-from .attacks.gradients import length
-from .backend import placed
-from .figures import epsilon_text
-from .measure import predict
-from .models.network import Network
-from .parallel import on_all
-from .streams import stream
+from .. import metrics
+from ..attacks import ATTACKS, craft, rounded
+from ..attacks.gradients import length
+from ..backend import placed
+from ..figures import epsilon_text
+from ..measure import predict
+from ..models.network import Network
+from ..parallel import on_all
+from ..streams import stream
 
 Array = Any
 Rows = list[dict[str, Any]]

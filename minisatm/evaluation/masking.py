@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics
-from .attacks import craft, input_gradient, logits_of, rounded
-from .attacks.gradients import length
-from .backend import array_module, placed
+from .. import metrics
+from ..attacks import craft, input_gradient, logits_of, rounded
+from ..attacks.gradients import length
+from ..backend import array_module, placed
+from ..parallel import on_all
+from ..streams import stream
 from .crossing import eight_bit
-from .parallel import on_all
-from .streams import stream
 
 Array = Any
 SIGN, NO_SIGN, CANNOT_TELL = "SIGN OF MASKING", "no sign", "cannot tell"

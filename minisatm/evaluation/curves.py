@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics
+from .. import metrics
+from ..models.network import Network
 from .crossing import CELL, Crossing, Rows, Shot, cross
-from .models.network import Network
 
 STEPS = (2 / 256, 4 / 256, 8 / 256, 16 / 256, 32 / 256, 64 / 256, 128 / 256, 1.0)  # of the scale
 

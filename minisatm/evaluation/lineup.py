@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import config, data, metrics, models, weights
-from .errors import InputError
-from .experiment import prepare_data
-from .models.network import Network
-from .runs import RunFolder
+from .. import config, data, metrics, models, weights
+from ..errors import InputError
+from ..experiment import prepare_data
+from ..models.network import Network
+from ..runs import RunFolder
 
 
 @dataclass(frozen=True)

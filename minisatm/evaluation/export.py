@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import InputError
 from .crossing import Crossing, Shot
-from .errors import InputError
 
 PICTURES = 8  # of each source
 
