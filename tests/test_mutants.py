@@ -171,6 +171,7 @@ BLOCKS, POOLING = "kernels.blocks", "kernels.pooling"
 bn, ce, conv, max_pool, avg_pool = map(
     gradients_of, ("batch_norm_train", "softmax_cross_entropy", "conv2d", "max_pool", "avg_pool")
 )
+by_taps = test_twins.test_tap_by_tap_is_the_convolution_with_the_flipped_kernel
 bn_large_mean = test_gradients.test_batch_norm_of_a_large_mean_in_float32
 
 
@@ -232,6 +233,10 @@ SOURCE = [
     Mutant("conv-gx-channels-not-swapped", f"{IM2COL}:_correlate_flipped", ".swapaxes(2, 3)", "", conv),
     Mutant("conv-gx-strides-swapped", f"{IM2COL}:conv2d_gx", "w[r :: stride[0], c :: stride[1]]",
            "w[r :: stride[1], c :: stride[0]]", conv),
+    Mutant("conv-gx-by-taps-strides-swapped", f"{IM2COL}:conv2d_gx_by_taps", "(sh, sw)", "(sw, sh)", by_taps),
+    Mutant("conv-gx-by-taps-keeps-the-last", f"{IM2COL}:conv2d_gx_by_taps", "met += ", "met[...] = ", by_taps),
+    Mutant("conv-gx-by-taps-crops-the-wrong-side", f"{IM2COL}:conv2d_gx_by_taps", "top : top + size[0]",
+           "bottom : bottom + size[0]", by_taps),
     Mutant("conv-gw-transposed-kernel", f"{IM2COL}:conv2d_gw", "gw.reshape(kernel[0], -1, C, r, F)",
            "gw.reshape(-1, kernel[0], C, r, F).swapaxes(0, 1)", conv),
     Mutant("conv-gw-of-the-first-neighbour-only", f"{IM2COL}:conv2d_gw", "for i in range(r)])",

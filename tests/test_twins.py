@@ -186,6 +186,41 @@ def fixed_winograd_cases():
     return drawn
 
 
+@given(
+    channels=st.sampled_from([1, 16, 17]),
+    more=st.integers(1, 3),
+    kernel=st.sampled_from([(2, 2), (3, 2), (1, 3), (4, 4)]),
+    stride=st.sampled_from([(1, 1), (2, 1), (3, 3)]),
+    pads=st.sampled_from([((0, 0), (0, 0)), ((1, 0), (0, 2)), ((2, 1), (1, 1))]),
+    images=st.integers(1, 5),
+    cache=st.sampled_from([2**12, 2**30]),
+)
+def test_tap_by_tap_is_the_convolution_with_the_flipped_kernel(channels, more, kernel, stride, pads, images, cache):
+    """The gradient to x either way, in blocks of one image and at once; g read-only; where few channels meet many."""
+    rng, size, filters = np.random.default_rng(0), (7, 8), 2 * channels + more
+    out = tuple((n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, kernel, stride))
+    g, w = rng.standard_normal((images, *out, filters)), rng.standard_normal((*kernel, channels, filters))
+    g.flags.writeable = w.flags.writeable = False
+    where = dict(size=size, stride=stride, pads=pads)
+    with mock.patch.object(im2col, "CACHE", 0):
+        expected = im2col.conv2d_gx(g, w, **where)
+    with mock.patch.object(im2col, "CACHE", cache):
+        close(im2col.conv2d_gx_by_taps(g, w, **where), expected)
+
+
+@pytest.mark.parametrize(
+    "channels, filters, kernel, by_taps",
+    [(1, 3, 5, True), (16, 33, 3, True), (1, 2, 5, False), (3, 64, 7, False), (16, 32, 3, False), (16, 64, 1, False)],
+)
+def test_where_a_tap_at_a_time_pays(channels, filters, kernel, by_taps, monkeypatch):
+    calls = []
+    monkeypatch.setattr(im2col, "conv2d_gx_by_taps", lambda *a, **k: calls.append(1))
+    g, w = np.ones((2, 6, 6, filters)), np.ones((kernel, kernel, channels, filters))
+    size = (5 + kernel, 5 + kernel)
+    im2col.conv2d_gx(g, w, size=size, stride=(1, 1), pads=((0, 0), (0, 0)))
+    assert bool(calls) == by_taps
+
+
 @given(winograd_cases())
 def test_winograd_is_im2col(case):
     winograd_twin(*case)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..parallel import on_cores, shares
-from .blocks import Array, Block, Frame, Pads, Pair, add_up, finish, image_blocks, largest, output_size
+from .blocks import CACHE, Array, Block, Frame, Pads, Pair, add_up, finish, image_blocks, largest, output_size
 
 COLUMN_BYTES = 2**22  # columns stay in the cache from the copy to the product (measured: 1 to 8 MB do about as well)
 
@@ -89,6 +89,10 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, conv:
     stride-1 convolution of g with those taps, flipped. For s = 1 that is the one convolution with the flipped kernel.
     `conv` does those convolutions.
     """
+    kh, kw, C, F = w.shape
+    few = kh * kw > 1 and F > 2 * C and (C == 1 or C >= 16)
+    if few and g[:1].nbytes <= CACHE:  # measured: there it takes 0.2 to 0.7 of the time
+        return conv2d_gx_by_taps(g, w, size=size, stride=stride, pads=pads)
     classes = [[_phase(r, s, k, n, p, m) for r in range(s)]
                for s, k, n, p, m in zip(stride, w.shape[:2], size, pads, g.shape[1:3])]  # fmt: skip
     if stride == (1, 1):
@@ -100,6 +104,29 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, conv:
             taps = w[r :: stride[0], c :: stride[1]]
             if taps.size and count_rows > 0 and count_columns > 0:
                 gx[:, first_row :: stride[0], first_column :: stride[1]] = _correlate_flipped(g, taps, top, left, conv)
+    return gx
+
+
+def conv2d_gx_by_taps(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
+    """The same, one tap of the kernel at a time: its product with g is added to the pixels that it met.
+
+    For few input channels and many filters, where columns of g would be far larger than g, which stays in the cache.
+    """
+    (kh, kw, C, F), (N, P, Q, _), (sh, sw), ((top, bottom), (left, right)) = w.shape, g.shape, stride, pads
+    taps = np.ascontiguousarray(w.swapaxes(2, 3))
+    gx = np.empty((N, *size, C), g.dtype)
+
+    def part(blocks: Sequence[Block]) -> None:
+        for images, _ in blocks:
+            own = g[images]
+            padded = np.zeros((len(own), size[0] + top + bottom, size[1] + left + right, C), g.dtype)
+            for i in range(kh):
+                for j in range(kw):
+                    met = padded[:, i : i + sh * (P - 1) + 1 : sh, j : j + sw * (Q - 1) + 1 : sw]
+                    met += np.matmul(own.reshape(-1, F), taps[i, j]).reshape(met.shape)  # (n*P*Q, F) @ (F, C)
+            gx[images] = padded[:, top : top + size[0], left : left + size[1]]
+
+    on_cores(part, shares(image_blocks(N, 1, 4 * CACHE / g[:1].nbytes, g.size * kh * kw * C)))
     return gx
 
 
