@@ -81,7 +81,10 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         ),
         "width": dict(type=config.fraction, help="every channel count times this (paper 1)"),
         "size": dict(type=int, help="side of the input in pixels (paper 224)"),
-        "dropout": dict(type=float, help="of VGG's dense layers (our choice in the paper preset 0.5)"),
+        "dropout": dict(
+            type=float,
+            help="of VGG's dense layers (our choice in the paper preset 0.5); Tramer's networks keep their own",
+        ),
     },
     "data": {
         "data": dict(help="the data set; faces are drawn where no --data-dir is given"),
