@@ -64,7 +64,8 @@ def train_cascade(
     """Cascade adversarial training (Na et al. 2018): ensemble training whose static sources are defended networks.
 
     defended[k]: networks that went through adversarial training themselves. The unified embedding comes with
-    rules.r_embedding: it draws the features of an image and of its adversarial twin together.
+    rules.r_embedding: it draws the features of an image and of its adversarial twin together. Na et al. add a network's
+    own one-step examples: put it among its sources.
     """
     for iteration, x, y in monitor.batches():
         losses = learn_from_drawn(learners, defended, x, y, rules, iteration)
@@ -97,7 +98,7 @@ def train_with_penalty(learners: Sequence[Learner], rules: Rules, monitor: Monit
     for iteration, x, y in monitor.batches():
 
         def learn(learner: Learner) -> Losses:
-            ahead = a_step_up(learner, x, y, rules)  # noqa: B023
+            ahead = a_step_up(learner, x, y)  # noqa: B023
             return descend(learner, lambda: penalty_terms(learner, x, ahead, y, rules, iteration), rules, iteration)  # noqa: B023
 
         if monitor.stop(iteration, by_name(learners, on_all(learn, learners))):
@@ -138,9 +139,12 @@ def distillation_terms(student: Learner, x: Array, y: Array, soft: Array, rules:
     return loss, {"loss": number(loss.data), "clean": number(loss.data), "rate": rate_of(logits, y)}
 
 
-def a_step_up(learner: Learner, x: Array, y: Array, rules: Rules) -> Array:
-    """x + STEP * g / ||g||, g each image's own gradient of J: where the penalty looks a second time."""
-    g = input_gradient(learner.network, x, y, craft_mode=rules.craft_mode)
+def a_step_up(learner: Learner, x: Array, y: Array) -> Array:
+    """x + STEP * g / ||g||, g each image's own gradient of J: where the penalty looks a second time.
+
+    With batch norm's statistics of the batch, as in the passes that are compared; without dropout.
+    """
+    g = input_gradient(learner.network, x, y, craft_mode="train")
     return x + g * per_sample(STEP / np.maximum(length(g), 1e-12), g)
 
 

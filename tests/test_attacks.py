@@ -290,6 +290,29 @@ def test_in_batches_as_at_once(dense, name, options, batch):
     np.testing.assert_allclose(parts, attacks.ATTACKS[name](network, x, y, **options), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name, options", [v for v in VARIANTS if v[0] in RANDOM], ids=str)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_generator_draws_the_same_for_every_batch(dense, name, options, batch):
+    """In float32 too: r_fgsm's bits come in eights, twelve to an image here."""
+    (x, y), network = drawn(5, np.float64), double(dense)
+    for images, target in ((x, network), (x.astype(np.float32), dense)):
+        parts, whole = (
+            attacks.ATTACKS[name](target, images, y, rng=np.random.default_rng(3), **how, **options)
+            for how in ({"batch": batch}, {})
+        )
+        clear = np.abs(parts - whole) < 1e-6
+        assert clear.all() if images is x else clear.mean() > 0.97
+
+
+def test_a_mask_in_batches(dense):
+    (x, y), network = drawn(5, np.float64), double(dense)
+    mask = (np.arange(x.size).reshape(x.shape) % 3 > 0).astype(x.dtype)
+    options = STEPS["carlini_wagner_l2"] | {"mask": mask}
+    parts = attacks.ATTACKS["carlini_wagner_l2"](network, x, y, batch=2, **options)
+    np.testing.assert_allclose(parts, attacks.carlini_wagner_l2(network, x, y, **options), rtol=0, atol=1e-12)
+    assert np.array_equal(parts[mask == 0], x[mask == 0])
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_pgd_starts_fill_the_ball(norm):
     """Uniform: a share r^d of the points lies within radius r. A network without gradients lets the starts be seen."""

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_satm import Batches, ByHand, N, batch, bits, learner
 
-from minisatm import InputError, Tensor, backend, config, defences, grad, methods, ops, optim, parallel, satm
+from minisatm import InputError, Tensor, attacks, backend, config, defences, grad, methods, ops, optim, parallel, satm
 from minisatm.domain import Discriminator, DomainClassifier
-from minisatm.layers import Linear, Module, seed_dropout
+from minisatm.layers import BatchNorm, Linear, Module, seed_dropout
 from minisatm.satm import Learner, Rules
 from minisatm.streams import stream
 
@@ -277,7 +277,7 @@ def test_the_penalty_is_the_squared_input_gradient(monkeypatch, step, tolerance)
     own = smooth()
     found = []
     for rules in (Rules(r_penalty=1.0), Rules(r_penalty=0.0)):
-        total, terms = defences.penalty_terms(own, x, defences.a_step_up(own, x, y, rules), y, rules, 0)
+        total, terms = defences.penalty_terms(own, x, defences.a_step_up(own, x, y), y, rules, 0)
         found.append(grad(total, list(own.network.parameters().values())))
     exact = squared_gradients(own.network, x, y).mean()
     assert terms["penalty"] == pytest.approx(exact, rel=tolerance)
@@ -313,6 +313,26 @@ def test_without_a_weight_the_penalty_is_clean_training():
         np.testing.assert_allclose(w, two.network.parameters()[n].data, rtol=0, atol=1e-14)
 
 
+def test_the_penalty_goes_along_the_gradient_that_it_measures():
+    """With batch norm in train mode, as in both looks: the slopes add up to the lengths of the gradients."""
+    own, (x, y) = learner("b"), batch()
+    for norm in (m for _, m in own.network.modules() if isinstance(m, BatchNorm)):
+        norm.mean, norm.var = norm.mean + 0.5, 3 * norm.var  # running statistics that are not the batch's
+    own.network.astype(np.float64)
+    x = x.astype(np.float64)
+    before = bits(own)
+    ahead = defences.a_step_up(own, x, y)
+    g = attacks.input_gradient(own.network, x, y, craft_mode="train")
+    lengths = np.sqrt((g**2).reshape(N, -1).sum(axis=1))
+    np.testing.assert_allclose(ahead - x, defences.STEP * g / lengths.reshape(-1, 1, 1, 1), atol=1e-12)
+    assert bits(own) == before
+    own.network.train()
+    here, there = (
+        float(ops.softmax_cross_entropy(own.network(Tensor(i))[0], Tensor(y), reduction="sum")) for i in (x, ahead)
+    )
+    assert (there - here) / defences.STEP == pytest.approx(lengths.sum(), rel=0.05)
+
+
 def test_both_looks_drop_the_same_units():
     """Other units the second time, and the quotient would be their difference over a hundredth."""
     own = learner("a", dropout=0.5)
@@ -321,7 +341,7 @@ def test_both_looks_drop_the_same_units():
     seed_dropout(own.network, stream(0, "a", "dropout", 0))
     with_dropout = defences.penalty_terms(own, x, x, y, Rules(), 0)[1]["penalty"]
     assert with_dropout == 0  # looked at the same place twice
-    ahead = defences.a_step_up(own, x, y, Rules())
+    ahead = defences.a_step_up(own, x, y)
     assert np.allclose(np.sqrt(((ahead - x) ** 2).reshape(N, -1).sum(axis=1)), defences.STEP, rtol=1e-3)
 
 

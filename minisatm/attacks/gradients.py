@@ -63,8 +63,12 @@ def loss_gradient(
 
 def zero_gradients(network: Any, x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval") -> Array:
     """Which images have no gradient at all, (N,) booleans: no step along it moves them, and that is not robustness."""
-    g = input_gradient(network, x, y, loss=loss, craft_mode=craft_mode)
-    return ~(g != 0).reshape(len(x), -1).any(axis=1)
+    return vanished(input_gradient(network, x, y, loss=loss, craft_mode=craft_mode))
+
+
+def vanished(g: Array) -> Array:
+    """Which images' gradients are exactly zero, (N,) booleans."""
+    return ~(g != 0).reshape(len(g), -1).any(axis=1)
 
 
 def margin_and_slope(logits: Array, y: Array) -> tuple[Array, Array]:

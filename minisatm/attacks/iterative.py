@@ -77,19 +77,25 @@ def pgd(
 
 
 def _starts(x: Array, restarts: int, norm: str, rng: np.random.Generator | None, noise: Array) -> Iterator[Array]:
-    """One start a try. Drawn on the host (the same on every backend), image by image: those after it change nothing."""
-    if noise is not None:
-        shape = x.shape if restarts == 1 and noise.ndim == x.ndim else (len(x), restarts, *x.shape[1:])
-        points = array_module(x).asarray(fitting(noise, shape), x.dtype)
-        yield from points.reshape(len(x), restarts, *x.shape[1:]).swapaxes(0, 1)
-        return
+    """One start a try."""
+    if noise is None:
+        noise = starts(x, rng=rng, restarts=restarts, norm=norm)
+    shape = x.shape if restarts == 1 and noise.ndim == x.ndim else (len(x), restarts, *x.shape[1:])
+    points = array_module(x).asarray(fitting(noise, shape), x.dtype)
+    yield from points.reshape(len(x), restarts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def starts(x: Array, *, rng: np.random.Generator | None, restarts: int, norm: str) -> Array:
+    """pgd's noise, (N, restarts, H, W, C), drawn on the host image by image: those after it change nothing."""
+    points = []
     for own in given(rng).spawn(restarts):
         if norm == "linf":
-            point = own.uniform(-1, 1, x.shape)
+            points.append(own.uniform(-1, 1, x.shape))
         else:  # all but two coordinates of a point on a sphere are uniform in the ball (Voelker et al. 2017)
             sphere = own.standard_normal((len(x), x[0].size + 2))
-            point = (sphere / np.linalg.norm(sphere, axis=1, keepdims=True))[:, :-2].reshape(x.shape)
-        yield array_module(x).asarray(point, x.dtype)
+            sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+            points.append(sphere[:, :-2].reshape(x.shape))
+    return np.stack(points, axis=1)
 
 
 @attack

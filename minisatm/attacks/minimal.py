@@ -21,7 +21,7 @@ def deepfool(network: Any, x: Array, y: Array, *, steps: int = 50, craft_mode: s
 
     f_k and w_k: difference of class k's logit to that of y, and its gradient. No epsilon: the perturbation is as small
     as the linear model says (in L2). An image that is misclassified already stays as it is. The stabiliser keeps a step
-    from vanishing at the boundary itself. Moosavi-Dezfooli et al. 2016, Algorithm 2.
+    from vanishing at the boundary itself. Moosavi-Dezfooli et al. 2016, Algorithm 2 (but for it).
     """
     xp = array_module(x)
     y = xp.asarray(y)

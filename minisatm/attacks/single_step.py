@@ -133,6 +133,12 @@ def resolve_alpha(epsilon: float, alpha: float | None) -> float:
     return alpha
 
 
+def signs(x: Array, *, rng: np.random.Generator | None) -> Array:
+    """sign(N(0, I)) of the shape of x, from the very bits that a random step takes."""
+    plus = np.unpackbits(random_bits(given(rng), x.size), count=x.size).reshape(x.shape)
+    return array_module(x).asarray(2.0 * plus - 1, x.dtype)
+
+
 def _random_step(x: Array, size: float, rng: np.random.Generator | None, noise: Array | None) -> Array:
     """clip(x + size * sign(N(0, I))): the signs come from rng, or are those of `noise`."""
     if noise is None:

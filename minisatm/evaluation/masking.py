@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import metrics
 from ..attacks import craft, input_gradient, logits_of, rounded
-from ..attacks.gradients import length
+from ..attacks.gradients import length, vanished
 from ..backend import array_module, placed
 from ..parallel import on_all
 from ..streams import stream
@@ -108,7 +108,7 @@ def _attacked(network: Any, x: Array, y: Array, epsilon: float, rng: Any) -> tup
     lengths = length(ways[0]) * length(ways[1])
     along = (ways[0] * ways[1]).reshape(len(x), -1).sum(axis=1)
     numbers = dict(
-        zero=~(g != 0).reshape(len(g), -1).any(axis=1), norm=length(g), norm_attacked=length(g_attacked),
+        zero=vanished(g), norm=length(g), norm_attacked=length(g_attacked),
         cosine=along / np.where(lengths > 0, lengths, 1),
     )  # fmt: skip
     right = {attack: _right(network, rounded(example), y) for attack, example in examples.items()}
