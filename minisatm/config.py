@@ -128,6 +128,8 @@ class Settings:
         for rate in self.learning_rate:
             _in_range("learning_rate", rate, 0, math.inf)
         resolve_alpha(self.epsilon, self.alpha)
+        if self.alpha is not None and not ATTACKS[self.attack].takes("alpha"):
+            raise InputError(f"--alpha is the size of a random step, and {self.attack} has none: leave it out.")
         if self.tf32 and self.backend != "cupy":
             raise InputError("--tf32 is a way of computing on a GPU: give --backend cupy too, or leave it out.")
         self._check_counts()

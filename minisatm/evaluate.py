@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--set", type=words, default=(), metavar="K=V,K=V", help="an attack's own options, like steps=20")
     p.add_argument("--images", type=int, default=500, metavar="N", help="how many of the test images; 0: all [500]")
     p.add_argument("--batch", type=int, metavar="N", help=f"images at a time [the run's, times {TEST_BATCH}]")
-    p.add_argument("--seed", type=int, default=0, help="of random attacks [0]")
+    p.add_argument("--seed", type=int, default=0, help="of random attacks, which draw by batch and network [0]")
     p.add_argument("--backend", choices=config.CHOICES["backend"], default="numpy", help="numpy, or cupy: a GPU")
     p.add_argument("--data-dir", default="", metavar="DIR", help="where the data set lies now [where the run found it]")
     p.add_argument("--out", type=folder, metavar="DIR", help="must not exist [RUN/evaluations/<date>-<attack>]")
@@ -134,6 +134,10 @@ def shots(args: Any, settings: config.Settings, channels: int) -> list[Shot]:
         options = own_options(name, args.set)
         for epsilon in dict.fromkeys(epsilons if ATTACKS[name].takes("epsilon") else epsilons[:1]):
             found.append(Shot(name, epsilon, alpha if ATTACKS[name].takes("alpha") else None, options))
+            if found[-1].has_epsilon and found[-1].unit and args.epsilon is None:
+                raise InputError(
+                    f"epsilon of {name} is a {found[-1].unit} here, and the run's is none: give one, like --epsilon 1."
+                )
             try_out(found[-1], settings.size, channels)
     return found
 
@@ -235,8 +239,8 @@ class Evaluation:
             figure_epsilons(self.out / "figures" / f"curve_{attack}.png", rows, chance)
 
     def masking(self) -> None:
-        own = [shot.epsilon for shot in self.shots if shot.has_epsilon and not shot.is_length]
-        epsilon = (own or [self.epsilon])[0]
+        own = [shot.epsilon for shot in self.shots if shot.has_epsilon and not shot.unit]
+        epsilon = next((e for e in (*own, self.epsilon) if e > 0), 16 / 256)
         work = partial(masking.look, self.networks, self.batches, epsilon=epsilon, seed=self.seed, limit=self.subset)
         true, seen = self.shared("masking", self.subset, work)
         undefended = {(e.run, e.name): e.label for e in self.entries if e.method == "undefended"}

@@ -127,8 +127,10 @@ class Experiment:
         )
         if s.backend == "cupy":
             say(f"backend   {backend.gpu()}{', convolutions in TF32' if s.tf32 else ''}")
-        alpha = attacks.resolve_alpha(s.epsilon, s.alpha)
-        say(f"attack    {s.attack}, epsilon {256 * s.epsilon:g}/256, alpha {256 * alpha:g}/256")
+        attack, alpha = attacks.ATTACKS[s.attack], attacks.resolve_alpha(s.epsilon, s.alpha)
+        sizes = {"epsilon": s.epsilon, "alpha": alpha}
+        shown = [f"{name} {256 * size:g}/256" for name, size in sizes.items() if attack.takes(name)]
+        say(f"attack    {', '.join([s.attack, *shown])}")
 
     def estimate(self, seconds: float) -> None:
         say(f"estimate  about {duration(seconds)} of training on this machine, from the first steps")

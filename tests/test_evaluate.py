@@ -300,6 +300,37 @@ def test_a_curve_scales_what_belongs_to_epsilon():
 # Examples as files
 
 
+def test_epsilon_has_the_attacks_own_unit(run):
+    """A length in L2, a factor on the gradient, or a change of pixels; only the last may come from the run."""
+    shots = {scale: Shot("fast_gradient_value", 0.5, options={"scale": scale}) for scale in ("l2", "max", "none")} | {
+        "pgd": Shot("pgd", 0.5, options={"norm": "l2"}),
+        "fgsm": Shot("fgsm", 0.5),
+    }
+    units = {name: (shot.unit, shot.norm) for name, shot in shots.items()}
+    assert units == {"l2": ("length", "l2"), "max": ("", "linf"), "none": ("factor on the gradient", "l2"),
+                     "pgd": ("length", "l2"), "fgsm": ("", "linf")}  # fmt: skip
+    assert str(shots["pgd"]).startswith("pgd, epsilon 0.5 (length)") and "128/256" in str(shots["fgsm"])
+
+
+def test_masking_is_not_looked_for_at_epsilon_zero(run, tmp_path):
+    out = tmp_path / "out"
+    status = evaluate.main([f"{run}:satm/x", "--attack", "fgsm", "--epsilon", "0,8/256", "--images", "8", "--no-curves",
+                            "--out", str(out)])  # fmt: skip
+    rows = list(csv.DictReader((out / "tables" / "masking.csv").open()))
+    assert status == 0 and {float(row["epsilon"]) for row in rows} == {8 / 256}
+
+
+def test_examples_of_sources_with_like_names_lie_apart(run, tmp_path):
+    """satm/x of the run, and the very file beside it, whose name is satm-x."""
+    out, examples = tmp_path / "out", tmp_path / "examples"
+    options = ["--attack", "fgsm", "--images", "8", "--no-curves", "--no-masking"]
+    places = ["--out", str(out), "--save-examples", str(examples)]
+    status = evaluate.main([f"{run}:satm/x", str(run / "networks" / "satm-x.h5"), *options, *places])
+    found = sorted(examples.glob("*.npz"))
+    assert status == 0 and len(found) == 2
+    assert {str(np.load(file)["source"]) for file in found} == {"satm/x", "satm-x"}
+
+
 def test_examples_reread_are_those_that_were_measured(whole, networks):
     folder = whole[0] / "examples"
     assert len(list(folder.glob("*.npz"))) == 4 * 3
@@ -408,6 +439,7 @@ def mistake(*argv):
         (["RUN", "--attack", "pgd", "--set", "steps=2.5"], "--set steps=2.5: steps of pgd must be a whole number"),
         (["RUN", "--attack", "pgd", "--set", "steps=0"], "steps 0 must be a whole number from 1 up"),
         (["RUN", "--attack", "pgd", "--set", "step=x"], "step of pgd must be a number"),
+        (["RUN", "--attack", "pgd", "--set", "norm=l2"], "epsilon of pgd is a length here, and the run's is none"),
         (["RUN", "--attack", "pgd", "--set", "norm=l3"], "norm 'l3': choose linf or l2"),
         (["RUN", "--attack", "pgd", "--set", "rng=1"], "--set rng=1: pgd has no such option"),
         (["RUN", "--attack", "step_ll", "--set", "as_printed=yes"], "as_printed of step_ll must be true or false"),

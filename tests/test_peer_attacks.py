@@ -69,7 +69,7 @@ class Twins:
         self.tx, self.ty = first(self.x), torch.from_numpy(self.y)
         self.noise = rng.standard_normal(x.shape).astype(dtype)
 
-    def fooled(self, x, shift=0.0):
+    def fooled(self, x):
         return attacks.true_margin(attacks.logits_of(self.ours, x), self.y) < 0
 
 

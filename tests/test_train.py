@@ -69,6 +69,10 @@ def table(path):
         (["--holdout", "resnet18"], "unknown network 'resnet18'"),
         (["--alpha", "32/256"], "alpha 0.125 must be below epsilon 0.0625"),
         (["--alpha=-1/256"], "alpha -0.00390625 is negative"),
+        (
+            ["--attack", "pgd", "--alpha", "1/256"],
+            "--alpha is the size of a random step, and pgd has none: leave it out",
+        ),
         (["--epsilon", "16"], r"epsilon 16 is not in pixels of \[0, 1\]: write it like 16/256"),
         (["--width", "0"], "--width 0 is too small"),
         (["--size", "0"], "--size 0 is too small"),

@@ -221,6 +221,12 @@ def test_where_a_tap_at_a_time_pays(channels, filters, kernel, by_taps, monkeypa
     assert bool(calls) == by_taps
 
 
+def test_no_images_have_a_gradient_too():
+    g, w = np.ones((0, 24, 24, 64)), np.ones((5, 5, 1, 64))
+    gx = im2col.conv2d_gx(g, w, size=(28, 28), stride=(1, 1), pads=((0, 0), (0, 0)))
+    assert gx.shape == (0, 28, 28, 1)
+
+
 @given(winograd_cases())
 def test_winograd_is_im2col(case):
     winograd_twin(*case)

@@ -66,7 +66,8 @@ def check_options(x: Array, options: dict[str, Any]) -> None:
         if not (0 < value < math.inf or (value == 0 and name in NOT_BELOW_ZERO)):
             raise InputError(f"{name} {value:g} must be {'0 or above' if name in NOT_BELOW_ZERO else 'above 0'}.")
     a_length = "l2" in (options.get("norm"), options.get("scale"))
-    check_epsilon(options.get("epsilon", 0.0), math.sqrt(math.prod(x.shape[1:])) if a_length else 1.0)
+    diagonal = math.inf if options.get("scale") == "none" else math.sqrt(math.prod(x.shape[1:])) if a_length else 1.0
+    check_epsilon(options.get("epsilon", 0.0), diagonal)
 
 
 def check_epsilon(epsilon: float, most: float = 1.0) -> None:

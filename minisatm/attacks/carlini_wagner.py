@@ -140,24 +140,26 @@ def carlini_wagner_l0(
     rest does not fool, half as many are frozen instead. A pixel is all channels of a place.
     """
     xp = array_module(x)
-    free, best = xp.ones((len(x), x[..., 0].size // len(x)), x.dtype), x
-    tried, shares = free, xp.full(len(x), share, x.dtype)
-    matters = xp.zeros_like(free)
+    y, best, own = xp.asarray(y), x.copy(), xp.arange(len(x))  # own: the images still at work
+    free = xp.ones((len(x), x[..., 0].size // len(x)), x.dtype)
+    tried, matters, shares = free.copy(), xp.zeros_like(free), xp.full(len(x), share, x.dtype)
     for _ in in_steps(rounds, "carlini_wagner_l0"):
-        mask = tried.reshape(*x.shape[:3], 1) + 0 * x
+        mask = tried[own].reshape(len(own), *x.shape[1:3], 1) + 0 * x[own]
         moved = carlini_wagner_l2(
-            network, x, y, steps=steps, search_steps=search_steps, learning_rate=learning_rate, c=c, mask=mask,
-            craft_mode=craft_mode,
+            network, x[own], y[own], steps=steps, search_steps=search_steps, learning_rate=learning_rate, c=c,
+            mask=mask, craft_mode=craft_mode,
         )  # fmt: skip
-        margin, slope = _f(network, moved, y, np.inf, craft_mode)
+        margin, slope = _f(network, moved, y[own], np.inf, craft_mode)
         fooled = margin < 0
-        best = xp.where(per_sample(fooled, x), moved, best)
-        free = xp.where(fooled[:, None], tried, free)
-        now = (abs(slope) * abs(moved - x)).sum(axis=3).reshape(len(x), -1)
-        matters = xp.where(fooled[:, None], now, matters)
-        shares = xp.where(fooled, shares, shares / 2)
-        rank = xp.where(free > 0, matters, np.inf).argsort(axis=1).argsort(axis=1)
-        tried = free * (rank >= np.maximum(1, shares * free.sum(axis=1))[:, None])
+        now = (abs(slope) * abs(moved - x[own])).sum(axis=3).reshape(len(own), -1)
+        won = own[fooled]
+        best[won], free[won], matters[won] = moved[fooled], tried[won], now[fooled]
+        shares[own] = xp.where(fooled, shares[own], shares[own] / 2)
+        rank = xp.where(free[own] > 0, matters[own], np.inf).argsort(axis=1).argsort(axis=1)
+        tried[own] = free[own] * (rank >= np.maximum(1, shares[own] * free[own].sum(axis=1))[:, None])
+        own = own[matters[own].any(axis=1) & tried[own].any(axis=1)]  # not where all pixels do not fool, or one is left
+        if not len(own):
+            break
     return best
 
 

@@ -38,13 +38,17 @@ class Shot:
 
     @property
     def norm(self) -> str:
-        return str(self.options.get("norm", ATTACKS[self.attack].norm))
+        return "linf" if self._own("scale") == "max" else str(self._own("norm") or ATTACKS[self.attack].norm)
 
     @property
-    def is_length(self) -> bool:
-        """Is epsilon an L2 length, and not the largest change of a pixel?"""
-        own = ATTACKS[self.attack].defaults | self.options
-        return "l2" in (own.get("norm"), own.get("scale"))
+    def unit(self) -> str:
+        """What epsilon is if not the largest change of a pixel (""): an L2 length, a factor on the gradient."""
+        if self._own("scale") == "none":
+            return "factor on the gradient"
+        return "length" if "l2" in (self._own("norm"), self._own("scale")) else ""
+
+    def _own(self, option: str) -> Any:
+        return (ATTACKS[self.attack].defaults | self.options).get(option)
 
     @property
     def has_epsilon(self) -> bool:
@@ -57,7 +61,7 @@ class Shot:
         return Shot(self.attack, epsilon, None if self.alpha is None else self.alpha * factor, options)
 
     def __str__(self) -> str:
-        size = f"{self.epsilon:g} (length)" if self.is_length else epsilon_text(self.epsilon)
+        size = f"{self.epsilon:g} ({self.unit})" if self.unit else epsilon_text(self.epsilon)
         parts = [f"epsilon {size}"] if self.has_epsilon else []
         parts += [] if self.alpha is None else [f"alpha {epsilon_text(self.alpha)}"]
         return ", ".join([self.attack, *parts, *(f"{k} {v}" for k, v in self.options.items())])

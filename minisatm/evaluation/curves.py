@@ -19,7 +19,7 @@ def epsilons(given: Sequence[float], shot: Shot, shape: Sequence[int]) -> list[f
 
     shape: of an image. Where epsilon is a length the scale ends at the diagonal of the box.
     """
-    end = float(np.sqrt(np.prod(shape))) if shot.is_length else 1.0
+    end = float(np.sqrt(np.prod(shape))) if shot.unit else 1.0
     return sorted({*(e for e in given if e), *(end * step for step in STEPS)})
 
 

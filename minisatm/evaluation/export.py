@@ -29,8 +29,10 @@ def export(folder: Path, crossing: Crossing, classes: Sequence[str]) -> None:
     """
     targets, shot = crossing.targets, crossing.shot
     clean = np.stack([crossing.answers[target, ""] for target in targets])
-    for source in crossing.sources:
+    for k, source in enumerate(crossing.sources):
         name = "-".join([shot.attack, *([_size(shot)] if shot.has_epsilon else []), _safe(source)])
+        if any(_safe(source) == _safe(before) for before in crossing.sources[:k]):
+            name = f"{name}-{k + 1}"  # its number in the table
         predicted = np.stack([crossing.answers[target, source] for target in targets])
         np.savez_compressed(
             folder / f"{name}.npz", x=crossing.images[""], x_adv=crossing.images[source], y=crossing.true,
@@ -59,7 +61,7 @@ def _pictures(
 
 
 def _size(shot: Shot) -> str:
-    return f"{shot.epsilon:g}" if shot.is_length else f"{256 * shot.epsilon:g}of256"
+    return f"{shot.epsilon:g}" if shot.unit else f"{256 * shot.epsilon:g}of256"
 
 
 def _safe(text: str) -> str:

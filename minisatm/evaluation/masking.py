@@ -38,7 +38,8 @@ class Look:
 
     right {attack: booleans}: "clean", "noise", "fgsm", "r_fgsm", "multi-step", "margin", "search", "from <source>",
     "epsilon 0.5", "epsilon 1". zero: is the gradient of J at the clean image exactly zero? norm and norm_attacked: its
-    L2 norm there and at the multi-step example. cosine: between the one-step and the multi-step perturbation.
+    L2 norm there and at the multi-step example. cosine: between the one-step and the multi-step perturbation, NaN where
+    there is none.
     """
 
     right: dict[str, Array]
@@ -109,7 +110,7 @@ def _attacked(network: Any, x: Array, y: Array, epsilon: float, rng: Any) -> tup
     along = (ways[0] * ways[1]).reshape(len(x), -1).sum(axis=1)
     numbers = dict(
         zero=vanished(g), norm=length(g), norm_attacked=length(g_attacked),
-        cosine=along / np.where(lengths > 0, lengths, 1),
+        cosine=along / np.where(lengths > 0, lengths, np.nan),
     )  # fmt: skip
     right = {attack: _right(network, rounded(example), y) for attack, example in examples.items()}
     return dict(right=right, **{k: placed(v, "numpy") for k, v in numbers.items()}), placed(eight_bit(multi), "numpy")
@@ -216,11 +217,13 @@ def _gradient_norm(seen: Look, reference: Look | None) -> Line:
 
 
 def _cosine(seen: Look, reference: Look | None) -> Line:
-    mean, n = float(seen.cosine.mean()), len(seen.cosine)
-    half = Z * float(seen.cosine.std()) / math.sqrt(n)
+    known = seen.cosine[~np.isnan(seen.cosine)]
+    if not len(known):
+        return Line("cosine single / multi-step", "no image was changed", CANNOT_TELL)
+    mean, half = float(known.mean()), Z * float(known.std()) / math.sqrt(len(known))
     least, text = SMALL_COSINE, f"mean {mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
-    if reference is not None:
-        undefended = float(reference.cosine.mean())
+    if reference is not None and not np.isnan(reference.cosine).all():
+        undefended = float(np.nanmean(reference.cosine))
         least, text = max(least, undefended / 2), f"{text}; undefended {undefended:.2f}"
     verdict = SIGN if mean + half < least else NO_SIGN if mean - half > least else CANNOT_TELL
     return Line("cosine single / multi-step", text, verdict, mean, mean - half, mean + half)
