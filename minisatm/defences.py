@@ -16,7 +16,7 @@ from .attacks.gradients import length, per_sample
 from .backend import number
 from .layers import seed_dropout
 from .parallel import on_all
-from .satm import Learner, Losses, Monitor, Rules, descend, examples, learn_from, network_loss, rate_of
+from .satm import Learner, Losses, Monitor, Rules, by_name, descend, examples, learn_from, network_loss, rate_of
 from .streams import stream
 from .tensor import Tensor
 
@@ -165,7 +165,3 @@ def penalty_terms(
     total = clean + rules.r_penalty * penalty
     terms = {"clean": number(clean.data), "penalty": number(penalty.data), "rate": rate_of(logits, y)}
     return total, {"loss": number(total.data), **terms}
-
-
-def by_name(learners: Sequence[Learner], losses: Sequence[Losses]) -> dict[str, Losses]:
-    return {learner.name: own for learner, own in zip(learners, losses)}

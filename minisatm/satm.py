@@ -99,7 +99,12 @@ def step(learners: Sequence[Learner], x: Array, y: Array, rules: Rules, iteratio
         return learn_from(learners[k], x, y, x_adv[source(learners, k, iteration).name], rules, iteration)
 
     # 7-9 and 13 for A, 10-12 and 14 for B: the examples are constants, so neither step touches the other network
-    return {l.name: losses for l, losses in zip(learners, on_all(learn, range(len(learners))))}
+    return by_name(learners, on_all(learn, range(len(learners))))
+
+
+def by_name(learners: Sequence[Learner], losses: Sequence[Losses]) -> dict[str, Losses]:
+    """What a step returns: each learner's losses by its name."""
+    return {learner.name: own for learner, own in zip(learners, losses)}
 
 
 def source(learners: Sequence[Learner], k: int, iteration: int) -> Learner:

@@ -4,22 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .torch_models import thin
-
-
-class PixelDropout(nn.Module):
-    """Dropout whose uniform draws come from a NumPy generator, in the order of images with channels last."""
-
-    def __init__(self, rate):
-        super().__init__()
-        self.rate, self.rng = rate, None
-
-    def forward(self, x):
-        if not self.training or self.rate == 0:
-            return x
-        shape = (x.shape[0], *x.shape[2:], x.shape[1]) if x.ndim == 4 else tuple(x.shape)
-        kept = torch.from_numpy(self.rng.random(shape, np.float32) >= self.rate)
-        return x * (kept.permute(0, 3, 1, 2) if x.ndim == 4 else kept) / (1 - self.rate)
+from .torch_models import DrawnDropout, thin
 
 
 def same(size, kernel, stride):
@@ -35,24 +20,24 @@ def build(name, *, classes, width, size, channels=1):
     conv = lambda *a, **k: [nn.Conv2d(*a, **k), nn.ReLU()]
     dense = lambda *a: [nn.Linear(*a), nn.ReLU()]
     if name == "mnist_a":
-        body = [*conv(channels, n[64], 5), *conv(n[64], n[64], 5), PixelDropout(0.25), nn.Flatten()]
+        body = [*conv(channels, n[64], 5), *conv(n[64], n[64], 5), DrawnDropout(0.25), nn.Flatten()]
         body += dense(n[64] * (size - 8) ** 2, n[128])
         wide = n[128]
     elif name == "mnist_b":
-        body = [PixelDropout(0.2), same(size, 8, 2), *conv(channels, n[64], 8, stride=2)]
+        body = [DrawnDropout(0.2), same(size, 8, 2), *conv(channels, n[64], 8, stride=2)]
         body += [*conv(n[64], n[128], 6, stride=2), *conv(n[128], n[128], 5)]
         wide = n[128] * (((size + 1) // 2 - 6) // 2 + 1 - 4) ** 2
     elif name == "mnist_c":
-        body = [*conv(channels, n[128], 3), *conv(n[128], n[64], 3), PixelDropout(0.25), nn.Flatten()]
+        body = [*conv(channels, n[128], 3), *conv(n[128], n[64], 3), DrawnDropout(0.25), nn.Flatten()]
         body += dense(n[64] * (size - 4) ** 2, n[128])
         wide = n[128]
     else:
         body = [nn.Flatten(), *dense(channels * size**2, n[300])]
         for _ in range(3):
-            body += [PixelDropout(0.5), *dense(n[300], n[300])]
+            body += [DrawnDropout(0.5), *dense(n[300], n[300])]
         wide = n[300]
     return nn.Sequential(*body).double(), nn.Sequential(
-        PixelDropout(0.5), nn.Flatten(), nn.Linear(wide, classes)
+        DrawnDropout(0.5), nn.Flatten(), nn.Linear(wide, classes)
     ).double()
 
 

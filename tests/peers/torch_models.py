@@ -31,7 +31,7 @@ class Normalise(nn.Module):
 
 
 class DrawnDropout(nn.Module):
-    """Dropout that takes its uniform draws from a NumPy generator, so that a NumPy network can draw the same."""
+    """Dropout whose uniform draws come from a NumPy generator, in the order of images with channels last: as ours."""
 
     def __init__(self, rate):
         super().__init__()
@@ -40,7 +40,9 @@ class DrawnDropout(nn.Module):
     def forward(self, x):
         if not self.training or self.rate == 0:
             return x
-        return x * torch.from_numpy(self.rng.random(tuple(x.shape), np.float32) >= self.rate) / (1 - self.rate)
+        shape = (x.shape[0], *x.shape[2:], x.shape[1]) if x.ndim == 4 else tuple(x.shape)
+        kept = torch.from_numpy(self.rng.random(shape, np.float32) >= self.rate)
+        return x * (kept.permute(0, 3, 1, 2) if x.ndim == 4 else kept) / (1 - self.rate)
 
 
 class VGG16(nn.Module):
