@@ -150,9 +150,4 @@ def differences(true: Array, found: dict[Case, Array]) -> list[dict[str, Any]]:
 
 
 def _row(method: str, network: str, condition: str, source: str, matrix: Array) -> dict[str, Any]:
-    n = int(matrix.sum())
-    rate, one_off = metrics.classification_rate(matrix), metrics.one_off(matrix)
-    low, high = metrics.interval(rate, n)
-    one_off_low, one_off_high = metrics.interval(one_off, n)
-    return dict(method=method, network=network, condition=condition, source=source, n=n, rate=rate, rate_low=low,
-                rate_high=high, one_off=one_off, one_off_low=one_off_low, one_off_high=one_off_high)  # fmt: skip
+    return dict(method=method, network=network, condition=condition, source=source) | metrics.rates(matrix)

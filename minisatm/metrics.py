@@ -69,6 +69,19 @@ def interval(rate, n, z=1.96):
     return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
 
 
+def rates(matrix):
+    """Computes n, rate and one_off of a confusion matrix with their 95 % intervals: the columns of every table.
+
+    matrix (C, C) counts. Returns a dict: n, rate, rate_low, rate_high, one_off, one_off_low, one_off_high.
+    """
+    n, found = int(matrix.sum()), {"rate": classification_rate(matrix), "one_off": one_off(matrix)}
+    columns = {"n": n}
+    for name, value in found.items():
+        low, high = interval(value, n)
+        columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return columns
+
+
 def majority_rate(labels, classes):
     """Finds the one group that is right most often when it is always answered.
 

@@ -163,19 +163,14 @@ def _asked(networks: dict[str, Network], x: Array) -> Array:
 
 def results(crossing: Crossing, classes: Sequence[str], predicted: Crossing | None = None) -> Rows:
     """One row for every target on clean images and on each source's examples; predicted: see `leaking`."""
-    shot, n = crossing.shot, len(crossing.true)
-    found = []
+    shot, found = crossing.shot, []
     for (target, source), answers in crossing.answers.items():
         matrix = metrics.confusion_matrix(crossing.true, answers, len(classes))
-        rate, near = metrics.classification_rate(matrix), metrics.one_off(matrix)
         again = predicted is not None and (target, source) in predicted.answers and source
         row: dict[str, Any] = dict(
             attack=shot.attack if source else "clean", epsilon=shot.epsilon if source and shot.has_epsilon else None,
-            target=target, source=source, white_box="yes" if source == target else "", n=n, rate=rate,
+            target=target, source=source, white_box="yes" if source == target else "", **metrics.rates(matrix),
         )  # fmt: skip
-        row["rate_low"], row["rate_high"] = metrics.interval(rate, n)
-        row["one_off"] = near
-        row["one_off_low"], row["one_off_high"] = metrics.interval(near, n)
         row["rate_before_rounding"] = float(crossing.right(target, source, rounded=False).mean())
         row["rate_from_predicted_labels"] = float(predicted.right(target, source).mean()) if again else None
         row |= dict(norm=shot.norm if source else "", perturbation=float(crossing.sizes[source].mean()),
