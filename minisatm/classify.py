@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from . import models
+from .cli import Parser
 from .data.pixels import fit, read_image
 from .errors import MISTAKES, InputError, tell
 from .tape import no_grad
 from .tensor import Tensor
-from .train import Parser
 
 TOP = 5
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L

@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0 whatever is found; 2 for a bad argument."""
     from . import __version__
     from .backend import cupy_problem, gpu
-    from .train import Parser
+    from .cli import Parser
 
     parser = Parser(prog="python -m minisatm.doctor", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the speed test of two seconds")

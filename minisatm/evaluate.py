@@ -17,17 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, config, metrics
+from . import backend, metrics
 from .attacks import ATTACKS
+from .cli import Parser, folder, words
 from .errors import MISTAKES, InputError, tell
-from .evaluation import crossing, curves, export, lineup, masking
+from .evaluation import crossing, curves, export, masking
 from .evaluation.crossing import Shot
-from .experiment import TEST_BATCH, is_narrow
-from .figures import epsilon_text, figure_epsilons
-from .parallel import cores, in_processes, leads
+from .parallel import cores, in_processes
 from .progress import bar
-from .runs import RunFolder
-from .train import Parser, folder, words
+from .results.figures import figure_epsilons
+from .run import lineup
+from .run.experiment import TEST_BATCH, is_narrow
+from .run.folder import RunFolder
+from .run.images import test_images
+from .run.settings import CHOICES, Settings
+from .units import epsilon_text, fraction
 
 SUBSET = 200  # images for curves and masking: they ask far more of each
 HANDED = ("epsilon", "alpha", "rng", "noise", "mask")  # never given with --set
@@ -64,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", type=int, default=500, metavar="N", help="how many of the test images; 0: all [500]")
     p.add_argument("--batch", type=int, metavar="N", help=f"images at a time [the run's, times {TEST_BATCH}]")
     p.add_argument("--seed", type=int, default=0, help="of random attacks, which draw by batch and network [0]")
-    p.add_argument("--backend", choices=config.CHOICES["backend"], default="numpy", help="numpy, or cupy: a GPU")
+    p.add_argument("--backend", choices=CHOICES["backend"], default="numpy", help="numpy, or cupy: a GPU")
     p.add_argument("--data-dir", default="", metavar="DIR", help="where the data set lies now [where the run found it]")
     p.add_argument("--out", type=folder, metavar="DIR", help="must not exist [RUN/evaluations/<date>-<attack>]")
     p.add_argument("--save-examples", type=folder, metavar="DIR", help="write the examples there; must be empty")
@@ -86,7 +90,7 @@ def registry() -> str:
 
 def kinds(attack: str) -> dict[str, Any]:
     """The options of an attack that --set may give, with their types."""
-    known = {"bool": bool, "int": int, "float": config.fraction, "str": str}
+    known = {"bool": bool, "int": int, "float": fraction, "str": str}
     parameters = inspect.signature(ATTACKS[attack].function).parameters
     found = {name: str(parameters[name].annotation).split(" ")[0] for name in ATTACKS[attack].defaults}
     return {name: known[kind] for name, kind in found.items() if kind in known and name not in HANDED}
@@ -103,12 +107,12 @@ def own_options(attack: str, given: Sequence[str]) -> dict[str, Any]:
         try:
             options[name] = {"true": True, "false": False}[text] if kind is bool else kind(text)
         except (ValueError, KeyError) as problem:
-            what = {int: "a whole number", config.fraction: "a number", bool: "true or false"}[kind]
+            what = {int: "a whole number", fraction: "a number", bool: "true or false"}[kind]
             raise InputError(f"--set {entry}: {name} of {attack} must be {what}.") from problem
     return options
 
 
-def shots(args: Any, settings: config.Settings, channels: int) -> list[Shot]:
+def shots(args: Any, settings: Settings, channels: int) -> list[Shot]:
     """Every attack at every epsilon that was asked for, each tried on a small stand-in for a network first."""
     names = args.attack if args.attack is not None else (settings.attack,)
     for name in names:
@@ -144,7 +148,7 @@ def shots(args: Any, settings: config.Settings, channels: int) -> list[Shot]:
 
 def number(option: str, text: str) -> float:
     try:
-        value = config.fraction(text)
+        value = fraction(text)
     except ValueError as problem:
         raise InputError(f"{option} {text!r} is not a number: write it like 16/256.") from problem
     if value < 0:
@@ -188,7 +192,7 @@ class Evaluation:
     def shared(self, what: str, images: int, work: Any) -> Any:
         """work(tick=...), by as many processes as pay, with a bar."""
         with bar(images, what, "image") as shown:
-            return in_processes(lambda: work(tick=shown.update if leads() else None), self.processes)
+            return in_processes(lambda team: work(team=team, tick=shown.update if team.leads else None), self.processes)
 
     @property
     def subset(self) -> int:
@@ -276,7 +280,7 @@ def prepare(args: Any) -> Evaluation:
     settings = lineup.shared_settings(runs, args.data_dir)
     backend.use(args.backend, tf32=False)
     batch = args.batch or settings.batch * TEST_BATCH
-    dataset, batches = lineup.test_images(settings, batch=batch, backend=args.backend)
+    dataset, batches = test_images(settings, batch=batch, backend=args.backend)
     found = shots(args, settings, dataset.channels)
     networks = lineup.read_networks(entries, dataset, settings.size, args.backend)
     width = max(network.definition["width"] for network in networks.values())

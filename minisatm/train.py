@@ -7,11 +7,15 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from . import config, models
+from . import models
+from .cli import Parser, boolean, folder, numbers, words
 from .errors import MISTAKES, InputError, tell
-from .runs import Interrupted, RunFolder
+from .run import settings as config
+from .run.folder import RunFolder
+from .run.monitor import Interrupted
+from .units import fraction
 
 EXAMPLES = """examples:
   python -m minisatm.train                                   the comparison on drawn faces, a few minutes
@@ -22,33 +26,6 @@ EXAMPLES = """examples:
 (paper) marks the paper's own value, (our choice) one that it leaves open, [value] what a run with no arguments takes.
 A run goes to runs/<date>-<method>-<networks>
 and is never overwritten; Ctrl-C saves it, and --resume goes on."""
-
-
-def words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    return tuple(config.fraction(word) for word in words(text))
-
-
-def boolean(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise argparse.ArgumentTypeError(f"{text!r}: choose on or off")
-    return text == "on"
-
-
-def folder(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("an empty name; name a folder")
-    return Path(text)
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with an option in one sentence, without the whole usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see --help.\n")
 
 
 # What each option is to argparse, by group; config.Settings holds their defaults.
@@ -79,7 +56,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "weights": dict(
             type=words, metavar="A.h5,B.h5", help="start from these files, one per network, then the hold-out's"
         ),
-        "width": dict(type=config.fraction, help="every channel count times this (paper 1)"),
+        "width": dict(type=fraction, help="every channel count times this (paper 1)"),
         "size": dict(type=int, help="side of the input in pixels (paper 224)"),
         "dropout": dict(
             type=float,
@@ -96,8 +73,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "attack and losses (pixels in [0, 1])": {
         "attack": dict(help="crafted in training and tests (paper: r_fgsm, called R+Step-LL there)"),
-        "epsilon": dict(type=config.fraction, help="size of the perturbation (paper 16/256)"),
-        "alpha": dict(type=config.fraction, help="size of its random part, below epsilon (paper, and none: epsilon/2)"),
+        "epsilon": dict(type=fraction, help="size of the perturbation (paper 16/256)"),
+        "alpha": dict(type=fraction, help="size of its random part, below epsilon (paper, and none: epsilon/2)"),
         "r-adv": dict(type=float, help="weight of the adversarial loss (our choice 1)"),
         "r-da": dict(type=float, help="weight of the domain loss (our choice 0.1)"),
         "domain": dict(
@@ -199,7 +176,7 @@ def default_out(settings: config.Settings) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 2 for a user's mistake or a run that diverged, with one sentence; 130 for Ctrl-C."""
-    from . import experiment
+    from .run import experiment
 
     options = vars(parser().parse_args(argv))
     out: Path | None = None

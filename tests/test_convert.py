@@ -8,9 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from minisatm import Tensor, attacks, classify, measure, models, weights
+from minisatm import Tensor, attacks, classify, models
 from minisatm.data import Batches, mnist
 from minisatm.errors import InputError
+from minisatm.evaluation import main_table as measure
+from minisatm.models import files as weights
 from weights_convert import __main__ as command
 from weights_convert import convert as converting
 from weights_convert.maps import MAPS, Pair

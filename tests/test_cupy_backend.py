@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from test_train import call, mistake, table
 
-from minisatm import Tensor, attacks, backend, experiment, gpu_memory, models, ops, optim, runs, satm
+from minisatm import Tensor, attacks, backend, models, ops, optim, satm
 from minisatm.data import Batches
 from minisatm.domain import DomainClassifier
 from minisatm.errors import InputError
+from minisatm.run import experiment, gpu_memory
+from minisatm.run import folder as runs
 from minisatm.satm import Learner, Rules
 from minisatm.streams import stream
 

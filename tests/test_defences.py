@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from test_satm import Batches, ByHand, N, batch, bits, learner
 
-from minisatm import InputError, Tensor, attacks, backend, config, defences, grad, methods, ops, optim, parallel, satm
+from minisatm import InputError, Tensor, attacks, backend, grad, ops, optim, parallel, satm
+from minisatm.defences import training as defences
 from minisatm.domain import Discriminator, DomainClassifier
 from minisatm.layers import BatchNorm, Linear, Module, seed_dropout
+from minisatm.run import phases as methods
+from minisatm.run import settings as config
 from minisatm.satm import Learner, Rules
 from minisatm.streams import stream
 

@@ -17,18 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minisatm import (
-    attacks,
-    backend,
-    config,
-    data,
-    evaluate,
-    measure,
-    metrics,
-    models,
-)
-from minisatm.evaluation import crossing, curves, lineup, masking
+from minisatm import attacks, backend, data, evaluate, metrics, models
+from minisatm.evaluation import crossing, curves, masking
+from minisatm.evaluation import main_table as measure
 from minisatm.evaluation.crossing import Crossing, Shot
+from minisatm.run import lineup
+from minisatm.run import settings as config
 from minisatm.streams import stream
 
 SIZE, CLASSES = 16, 8

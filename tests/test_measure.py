@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minisatm import attacks, measure, models
+from minisatm import attacks, models
 from minisatm.data import Batches, Dataset
+from minisatm.evaluation import main_table as measure
 from minisatm.satm import Learner, Rules
 from minisatm.streams import stream
 

@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisatm.errors import InputError
-from minisatm.metrics import (
-    classification_rate,
-    confusion_matrix,
-    interval,
-    majority_rate,
-    one_off,
-    paired_difference,
-)
+from minisatm.metrics import classification_rate, confusion_matrix, interval, majority_rate, one_off, paired_difference
 
 
 def test_confusion_matrix_counts_true_by_row():

@@ -13,7 +13,7 @@ from peers import published  # noqa: E402  (needs them all)
 from peers.published import CASES, KERAS, TORCH, VGGFACE, Case  # noqa: E402
 
 from minisatm import models  # noqa: E402
-from minisatm.weights import definition_of  # noqa: E402
+from minisatm.models.files import definition_of  # noqa: E402
 
 pytestmark = [
     pytest.mark.peer,

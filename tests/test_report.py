@@ -9,11 +9,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from minisatm import figures
 from minisatm.errors import InputError
-from minisatm.figures import COLOURS, lookup, read_rows
-from minisatm.metrics import interval, networks_of
-from minisatm.report import figure_curves, figure_pairs, figure_results, main, report, results_table, write
+from minisatm.metrics import interval
+from minisatm.results import figures
+from minisatm.results.figures import COLOURS, lookup
+from minisatm.results.page import figure_curves, figure_pairs, figure_results, main, report, write
+from minisatm.results.screen import results_table
+from minisatm.results.tables import networks_of, read_rows
 
 NETWORKS = ("vgg<16>", "resnet50")
 GROUPS = ("(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "<25>", "(38, 43)", "(48, 53)", "(60, 100)")

@@ -14,9 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
-from minisatm import InputError, config, experiment, models, parallel, runs, satm, train, weights
+from minisatm import InputError, models, parallel, satm, train
 from minisatm.data import faces
 from minisatm.kernels import blocks
+from minisatm.models import files as weights
+from minisatm.run import experiment
+from minisatm.run import folder as runs
+from minisatm.run import settings as config
 
 SIZE = 32
 TINY = {

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from minisatm import Tensor, defences, grad, models, ops, optim, parallel, satm
+from minisatm import Tensor, grad, models, ops, optim, parallel, satm
+from minisatm.defences import training as defences
 from minisatm.domain import DomainClassifier
 from minisatm.layers import seed_dropout
 from minisatm.satm import Learner, Rules

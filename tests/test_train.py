@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minisatm import config, models, progress, train
+from minisatm import models, progress, train
+from minisatm.run import settings as config
 
 TWO = ["--networks", "x=resnet20,y=resnet20", "--holdout", "none"]
 SHORT = [

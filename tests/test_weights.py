@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from minisatm import InputError, Tensor, models, weights
+from minisatm import InputError, Tensor, models
+from minisatm.models import files as weights
 
 SMALL = {
     "vgg16": {"classes": 5, "width": 1 / 64, "size": 32},

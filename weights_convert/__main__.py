@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from minisatm.cli import Parser
 from minisatm.errors import MISTAKES, tell
-from minisatm.train import Parser
 
 from .convert import convert, listing
 from .maps import MAPS

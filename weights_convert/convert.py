@@ -15,7 +15,7 @@ import numpy as np
 from minisatm import models
 from minisatm.errors import InputError
 from minisatm.models import Network
-from minisatm.weights import FORMAT, write_atomically
+from minisatm.models.files import FORMAT, write_atomically
 
 from .maps import MAPS, Map, Pair
 from .readers import Source, read

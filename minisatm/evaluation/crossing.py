@@ -12,11 +12,10 @@ from .. import metrics
 from ..attacks import ATTACKS, craft, rounded
 from ..attacks.gradients import length
 from ..backend import placed
-from ..figures import epsilon_text
-from ..measure import predict
-from ..models.network import Network
-from ..parallel import on_all
+from ..models.network import Network, predict
+from ..parallel import ALONE, Team
 from ..streams import stream
+from ..units import epsilon_text
 
 Array = Any
 Rows = list[dict[str, Any]]
@@ -120,8 +119,9 @@ def cross(
     keep: bool = False,
     predicted_labels: bool = False,
     tick: Callable[[int], Any] | None = None,
+    team: Team = ALONE,
 ) -> Crossing:
-    """Attack every image once per source, and ask every target; with on_all, each source in some process.
+    """Attack every image once per source, and ask every target; by the team, each source in some process.
 
     sources: all networks unless given. both: ask about examples before rounding, too. keep: the images as well.
     predicted_labels: craft from the source's own answers, so that the true class cannot leak into the image.
@@ -142,7 +142,7 @@ def cross(
             sizes = placed(perturbation_size(seen - x, shot.norm), "numpy")  # noqa: B023
             return answers, before, sizes, placed(eight_bit(seen), "numpy") if keep else sizes
 
-        for source, result in zip(sources, on_all(attack, sources)):
+        for source, result in zip(sources, team.map(attack, sources)):
             found[source].append(result)
         true.append(y)
         if tick is not None:

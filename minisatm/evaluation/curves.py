@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import metrics
 from ..models.network import Network
+from ..parallel import ALONE, Team
 from .crossing import CELL, Crossing, Rows, Shot, cross
 
 STEPS = (2 / 256, 4 / 256, 8 / 256, 16 / 256, 32 / 256, 64 / 256, 128 / 256, 1.0)  # of the scale
@@ -32,11 +33,13 @@ def curve(
     seed: int,
     limit: int,
     tick: Callable[[int], Any] | None = None,
+    team: Team = ALONE,
 ) -> Rows:
     """For every network and epsilon its rate on its own examples and on the strongest of the others'."""
     rows: Rows = []
     for epsilon in points:
-        crossing = cross(networks, batches, shot.at(epsilon), seed=seed, limit=limit, both=False, tick=tick)
+        crossing = cross(networks, batches, shot.at(epsilon), seed=seed, limit=limit, both=False, tick=tick,
+                         team=team)  # fmt: skip
         if not rows:
             rows += [_point(crossing, target, 0.0, "", "") for target in networks]
         for target in networks:

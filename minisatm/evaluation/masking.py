@@ -18,7 +18,7 @@ from .. import metrics
 from ..attacks import craft, input_gradient, logits_of, rounded
 from ..attacks.gradients import length, vanished
 from ..backend import array_module, placed
-from ..parallel import on_all
+from ..parallel import ALONE, Team
 from ..streams import stream
 from .crossing import eight_bit
 
@@ -63,8 +63,9 @@ class Look:
 def look(
     networks: dict[str, Any], batches: Any, *, epsilon: float, seed: int, limit: int | None = None,
     tick: Callable[[int], Any] | None = None,
+    team: Team = ALONE,
 ) -> tuple[Array, dict[str, Look]]:  # fmt: skip
-    """The true classes (n,), and a Look at each network; with on_all, each network in some process."""
+    """The true classes (n,), and a Look at each network; by the team, each network in some process."""
     true: list[Array] = []
     parts: dict[str, list[dict[str, Any]]] = {name: [] for name in networks}
     for b, (x, y) in enumerate(batches.in_order(limit)):
@@ -72,13 +73,13 @@ def look(
         def attacked(name: str) -> tuple[dict[str, Any], Array]:
             return _attacked(networks[name], x, y, epsilon, lambda attack: stream(seed, name, "masking", attack, b))  # noqa: B023
 
-        found = dict(zip(networks, on_all(attacked, networks)))
+        found = dict(zip(networks, team.map(attacked, networks)))
 
         def transferred(name: str) -> dict[str, Array]:
             others = {s: example for s, (_, example) in found.items() if s != name}  # noqa: B023
             return {f"from {s}": _right(networks[name], _pixels(e, x), y) for s, e in others.items()}  # noqa: B023
 
-        for name, more in zip(networks, on_all(transferred, networks)):
+        for name, more in zip(networks, team.map(transferred, networks)):
             own = found[name][0]
             parts[name].append({**own, "right": own["right"] | more})
         true.append(y)

@@ -56,7 +56,7 @@ def build(
     """
     saved: dict[str, Any] = {}
     if weights is not None:
-        from ..weights import definition_of, variant_of
+        from .files import definition_of, variant_of
 
         saved = definition_of(weights)
         name = saved.get("name") if name is None else name

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import on_gpu
+from ..backend import on_gpu, placed
 from ..errors import InputError
 from ..layers import Module, Normalize
+from ..parallel import one_blas_thread
+from ..tape import no_grad
 from ..tensor import Tensor
 
+Array = Any
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -82,12 +85,18 @@ class Network(Module):
 
     def save(self, path: str) -> None:
         """Write weights, buffers and definition to an .h5 file."""
-        from ..weights import save
+        from .files import save
 
         save(self, path)
 
     def load(self, path: str, strict: bool = True) -> str:
         """Read weights and buffers from an .h5 file; returns the report. See weights.load."""
-        from ..weights import load
+        from .files import load
 
         return load(self, path, strict=strict)
+
+
+def predict(network: Network, x: Array) -> Array:
+    """The class of each image, in eval mode: (N, H, W, C) -> (N,), a NumPy array."""
+    with network.mode(False), no_grad(), one_blas_thread():
+        return placed(network(Tensor(x))[0].data.argmax(axis=1), "numpy")

@@ -33,9 +33,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: each trainin
 
 import numpy as np
 
-from minisatm import attacks, data, defences, metrics, models, optim, satm
+from minisatm import attacks, data, metrics, models, optim, satm
 from minisatm.data.batches import Batches
-from minisatm.measure import predict
+from minisatm.defences import training as defences
+from minisatm.models.network import predict
 from minisatm.satm import Learner, Rules
 from minisatm.streams import stream
 

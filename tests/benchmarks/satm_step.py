@@ -51,7 +51,8 @@ def our_learners(args: Any) -> list[Any]:
 def ours(serve: Any, args: Any) -> None:
     import numpy as np
 
-    from minisatm import attacks, experiment, parallel, satm
+    from minisatm import attacks, parallel, satm
+    from minisatm.run import experiment
 
     learners = our_learners(args)
     rng = np.random.default_rng(0)

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from minisatm import Tensor, grad, models, ops
 from minisatm.data import faces
-from minisatm.weights import definition_of
+from minisatm.models.files import definition_of
 from weights_convert.convert import arrange, convert, plan_of
 from weights_convert.readers import read
 

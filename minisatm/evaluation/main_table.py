@@ -1,4 +1,4 @@
-"""Measuring networks: validation while training, and the table of attacks afterwards."""
+"""The main table of a run: every network after every method, on clean images and on each source's examples."""
 
 from __future__ import annotations
 
@@ -7,62 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics
-from .attacks import craft
-from .backend import numbers, placed
-from .models.network import Network
-from .parallel import on_all, one_blas_thread
-from .satm import Learner, Losses, Rules, loss_terms
-from .streams import stream
-from .tape import no_grad
-from .tensor import Tensor
+from .. import metrics
+from ..attacks import craft
+from ..models.network import Network, predict
+from ..parallel import ALONE, Team
+from ..satm import Rules
+from ..streams import stream
 
 Array = Any
-
-
-def predict(network: Network, x: Array) -> Array:
-    """The class of each image, in eval mode: (N, H, W, C) -> (N,), a NumPy array."""
-    with network.mode(False), no_grad(), one_blas_thread():
-        return placed(network(Tensor(x))[0].data.argmax(axis=1), "numpy")
-
-
-def validate(
-    learners: Sequence[Learner], sources: Sequence[Learner | None], batches: Any, rules: Rules, *, limit: int
-) -> dict[str, Losses]:
-    """Each learner's loss terms and rates over the first `limit` images, clean and as its source attacks them.
-
-    Networks answer and craft in eval mode, whatever the rules say of crafting while training. Any process may take any
-    network: all must have the same weights.
-    """
-    images = list(batches.in_order(limit))
-    distinct = list({s.name: s for s in sources if s is not None}.values())
-    jobs = [(source, b) for b in range(len(images)) for source in distinct]
-    x_adv = {
-        (source.name, b): crafted
-        for (source, b), crafted in zip(
-            jobs, on_all(lambda job: _examples(job[0], *images[job[1]], rules, job[1]), jobs)
-        )
-    }
-
-    def terms(job: tuple[int, int]) -> Losses:
-        (k, b), source = job, sources[job[0]]
-        with learners[k].network.mode(False), no_grad(), np.errstate(over="ignore", invalid="ignore"):
-            own = loss_terms(learners[k], *images[b], None if source is None else x_adv[source.name, b], rules)[1]
-        return numbers({"": own})[""]
-
-    looks = [(k, b) for b in range(len(images)) for k in range(len(learners))]
-    means: dict[str, Losses] = {learner.name: {} for learner in learners}
-    seen = sum(len(y) for _, y in images)
-    for (k, b), own in zip(looks, on_all(terms, looks)):
-        mean = means[learners[k].name]
-        for term, value in own.items():
-            mean[term] = mean.get(term, 0.0) + value * len(images[b][1]) / seen
-    return means
-
-
-def _examples(source: Learner, x: Array, y: Array, rules: Rules, batch: int) -> Array:
-    rng = stream(rules.seed, source.name, "validate", batch)
-    return craft(rules.attack, source.network, x, y, epsilon=rules.epsilon, alpha=rules.alpha, rng=rng)
 
 
 Case = tuple[str, str, str, str]  # (target's method, its name, condition, source); the source of clean images is ""
@@ -93,6 +45,7 @@ def answers(
     limit: int | None = None,
     predicted_labels: bool = False,
     tick: Any = None,
+    team: Team = ALONE,
 ) -> tuple[Array, dict[Case, Array]]:
     """The true classes (n,) and, for each case, the predicted ones (n,). networks: {"method/name": Network}.
 
@@ -109,13 +62,13 @@ def answers(
             rng = stream(rules.seed, source, "test", b)  # noqa: B023
             return craft(rules.attack, networks[source], x, labels, epsilon=rules.epsilon, alpha=rules.alpha, rng=rng)  # noqa: B023
 
-        images = {"": x, **dict(zip(sources, on_all(attack, sources)))}
+        images = {"": x, **dict(zip(sources, team.map(attack, sources)))}
 
         def answer(target: str) -> dict[Case, Array]:
             own = [case for case in wanted if f"{case[0]}/{case[1]}" == target]
             return {case: predict(networks[target], images[case[3]]) for case in own}  # noqa: B023
 
-        for result in on_all(answer, targets):
+        for result in team.map(answer, targets):
             for case, given in result.items():
                 found[case].append(given)
         true.append(y)

@@ -3,49 +3,30 @@
 matplotlib is imported where it draws, so that importing minisatm stays fast; no window is ever opened.
 """
 
-import csv
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
-from .metrics import BASELINE, CONDITIONS, label, lookup, methods_of, networks_of, number
+from ..errors import InputError
+from ..units import epsilon_text
+from .tables import (
+    BASELINE,
+    CONDITIONS,
+    label,
+    lookup,
+    methods_of,
+    networks_of,
+    number,
+    read_config,
+    read_results,
+    read_rows,
+)  # fmt: skip
 
 COLOURS = {
     "clean": "#777777", "undefended": "#9a9a9a", "control": "#56b4e9", "standard": "#d55e00", "ensemble": "#e69f00",
     "cascade": "#009e73", "teacher": "#b8a1c9", "distillation": "#7b4fa3", "penalty": "#cc79a7", "satm": "#0b559f",
 }  # fmt: skip
-
-
-def read_config(run_dir):
-    """Reads config.json of a run folder as a dict. Raises InputError when the folder is missing or not a run."""
-    path = Path(run_dir) / "config.json"
-    if not Path(run_dir).is_dir():
-        raise InputError(f"There is no folder {run_dir}: give the folder that a training run has written.")
-    if not path.is_file():
-        raise InputError(f"{run_dir} is not a run folder, it has no config.json: give the folder a run has written.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): repair it or run the training again.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds no settings by name: repair it or run the training again.")
-    return config
-
-
-def read_rows(path):
-    """Reads a CSV file as a list of dicts of strings; a missing file is an empty list."""
-    if not Path(path).is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def read_results(run_dir):
-    """Reads tables/results.csv of a run folder, in long form; lines without a method (cut off) are left out."""
-    return [row for row in read_rows(Path(run_dir) / "tables" / "results.csv") if row.get("method")]
 
 
 def figure_curves(run_dir):
@@ -154,12 +135,6 @@ def figure_epsilons(path, rows, chance):
     figure.suptitle(f"{rows[0]['attack']}, n = {rows[0]['n']}")
     _legend(figure, columns=min(5, max(len(methods) for methods in panels.values()) + 1))
     return _save(figure, path)
-
-
-def epsilon_text(epsilon):
-    """Prints epsilon as the paper does, in 1/256 (0.0625 is 16/256), or as it is when that is not a whole number."""
-    steps = number(epsilon) * 256
-    return f"{steps:.0f}/256" if abs(steps - np.round(steps)) < 1e-9 else f"{epsilon}"
 
 
 def _bars(axes, rows, network, methods):

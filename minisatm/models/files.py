@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import placed
-from .errors import InputError
+from ..backend import placed
+from ..errors import InputError
 
 if TYPE_CHECKING:
-    from .models.network import Network
+    from .network import Network
 
 FORMAT = "minisatm weights 1"
 SHAPE_FIELDS = ("name", "classes", "width", "size", "channels")

@@ -10,17 +10,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import attacks, backend, data, gpu_memory, measure, methods, metrics, models, optim, weights
-from .config import Settings
-from .domain import DOMAINS
-from .errors import InputError
-from .methods import ADVERSARIAL, AT_A_TEMPERATURE, PLANS, STATIC, WITH_DOMAIN
-from .models.network import Network
-from .parallel import cores, in_processes, leads
-from .progress import Progress, bar, duration
-from .runs import Monitor, RunFolder
-from .satm import Learner, Rules, examples, learn_from
-from .streams import stream
+from .. import attacks, backend, data, metrics, models, optim
+from ..domain import DOMAINS
+from ..errors import InputError
+from ..evaluation import main_table
+from ..models import files
+from ..models.network import Network, predict
+from ..parallel import Team, cores, in_processes
+from ..progress import Progress, bar, duration
+from ..satm import Learner, Rules, examples, learn_from
+from ..streams import stream
+from . import gpu_memory, phases
+from .folder import RunFolder
+from .images import prepare_data
+from .monitor import Monitor
+from .phases import ADVERSARIAL, PLANS, STATIC, WITH_DOMAIN
+from .settings import Settings
 
 TEST_BATCH = 4  # times the batch: crafting alone keeps less in memory than training does
 NARROW = 2**25  # bytes of a batch after the first convolution: about a processor's last cache
@@ -89,14 +94,14 @@ class Experiment:
         s, networks = self.settings, {}
         for k, (name, kind) in enumerate(self.kinds.items()):
             path = s.weights[k] if k < len(s.weights) else None
-            variant = weights.variant_of(path, kind) if path else {}
+            variant = files.variant_of(path, kind) if path else {}
             if kind == "vgg16":
                 variant["dropout"] = s.dropout
             # Unnamed twins (resnet50,resnet50) share a start, as in Section 5.5; named ones have their own.
             key = kind if re.fullmatch(rf"{kind}-\d+", name) else name
             network = models.build(kind, rng=stream(s.seed, key, "start"), **self._shape(), **variant)
             if path:
-                say(weights.load(network, path, replace_top=True))
+                say(files.load(network, path, replace_top=True))
             elif s.weights:
                 say(f"warning: {name} starts at random beside networks that do not: name its file last in --weights.")
             networks[name] = network
@@ -142,13 +147,13 @@ class Experiment:
         self.introduce(networks)
         self._try_a_step(networks)
         display = Progress(self.plan, note=self.estimate)
-        phases = [phase for phase, _ in self.plan]
-        if phases[:1] != ["clean"]:
+        plan = [phase for phase, _ in self.plan]
+        if plan[:1] != ["clean"]:
             self.methods["undefended"] = networks
         try:
             for phase, steps in self.plan:
                 method = "undefended" if phase == "clean" else phase
-                if position and phases.index(phase) < phases.index(position["phase"]):
+                if position and plan.index(phase) < plan.index(position["phase"]):
                     self.methods[method] = self._read_networks(run, method)
                     continue
                 here = position if position and position["phase"] == phase else None
@@ -201,18 +206,22 @@ class Experiment:
         static = [Learner(name, frozen[name], None, frozen=True) for name in self.names if frozen]
         pair = [learner for learner in learners if learner.name != self.holdout]
         sources: list[Learner | None] = [None] * (len(learners) - len(pair))
-        sources += methods.judges(phase, pair, static)
-        rules = self._rules(phase, steps)
-        monitor = Monitor(run, phase, learners, sources, rules, self.data, self.settings, iterations=steps,
-                          judged=self.names, adversarial=phase in ADVERSARIAL, display=display)  # fmt: skip
-        if here:
-            monitor.resume(here)
+        sources += phases.validation_sources(phase, pair, static)
+        rules, own = self._rules(phase, steps), phases.own_settings(phase, self.settings)
 
-        def course() -> None:
-            methods.train(phase, learners, static, rules, monitor, own_examples=self.settings.own_examples)
+        def train(team: Team) -> bool:
+            """Train in one process of the team; did it stop early?"""
+            monitor = Monitor(run, phase, learners, sources, rules, self.data, self.settings, iterations=steps,
+                              judged=self.names, adversarial=phase in ADVERSARIAL, team=team, display=display,
+                              loss=phases.validation_loss(phase, own))  # fmt: skip
+            if here:
+                monitor.resume(here)
+            examples = dict(own_examples=self.settings.own_examples)
+            phases.train(phase, learners, static, rules, monitor, team, **examples, **own)
+            team.fetch(learners)
+            return monitor.stopped_early
 
-        in_processes(course, len(learners) if self._narrow() else 1)
-        if monitor.stopped_early:
+        if in_processes(train, len(learners) if self._narrow() else 1):
             run.load_checkpoint("best.h5", learners)
             say(f"{phase} stopped early: the validation loss had not fallen in {self.settings.patience} evaluations; "
                 "the best weights are kept")  # fmt: skip
@@ -244,8 +253,6 @@ class Experiment:
         return Rules(
             epsilon=s.epsilon, alpha=s.alpha, attack=s.attack,
             r_adv=s.r_adv, r_da=s.r_da if s.domain != "none" and phase in WITH_DOMAIN else 0.0,
-            r_embedding=s.r_embedding if phase == "cascade" else 0.0, r_penalty=s.r_penalty,
-            temperature=s.temperature if phase in AT_A_TEMPERATURE else 1.0,
             loss_norm=s.loss_norm, craft_mode=s.craft_mode, bn_batches=s.bn_batches, clip=s.clip, seed=s.seed,
             schedule=partial(optim.schedule, s.schedule, iterations=steps, warmup=min(s.warmup, steps // 2)),
         )  # fmt: skip
@@ -259,20 +266,20 @@ class Experiment:
     def measure(self, run: RunFolder) -> tuple[Rows, Rows, Rows]:
         """The main table on the test images, SATM's paired differences, and what leaks: written to tables/."""
         networks = {f"{method}/{name}": n for method, named in self.methods.items() for name, n in named.items()}
-        wanted = measure.cases(self.methods, self.names, self.holdout)
-        look = partial(measure.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
+        wanted = main_table.cases(self.methods, self.names, self.holdout)
+        look = partial(main_table.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
                        limit=self.settings.test_images or None)  # fmt: skip
         images = self.settings.test_images or len(self.data.test)
         with bar(images, "measuring", "image") as shown:
 
-            def course() -> Any:
-                true, found = look(wanted, tick=shown.update if leads() else None)
-                rows = measure.results(true, found, self.dataset.classes)
-                return true, found, rows, self._leaking(rows, look)
+            def work(team: Team) -> Any:
+                true, found = look(wanted, team=team, tick=shown.update if team.leads else None)
+                rows = main_table.results(true, found, self.dataset.classes)
+                return true, found, rows, self._leaking(rows, partial(look, team=team))
 
-            true, found, rows, predicted = in_processes(course, cores() if self._narrow() else 1)
+            true, found, rows, predicted = in_processes(work, cores() if self._narrow() else 1)
         run.table("results", rows)
-        differences = measure.differences(true, found)
+        differences = main_table.differences(true, found)
         for name, table in (("differences", differences), ("predicted_labels", predicted)):
             if table:
                 run.table(name, table)
@@ -293,7 +300,7 @@ class Experiment:
         above = [r for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]]
         if not above or not attacks.ATTACKS[self.settings.attack].reads_label:
             return []
-        return measure.results(
+        return main_table.results(
             *look([tuple(r[k] for k in keys) for r in above], predicted_labels=True), self.dataset.classes
         )[:-1]
 
@@ -302,11 +309,11 @@ class Experiment:
         name = self.names[-1]
         network, rules, pairs = self.methods["undefended"][name], self._rules("figure", 1), []
         x, y = next(iter(self.data.test.in_order(self.data.test.batch)))
-        before = measure.predict(network, x)
+        before = predict(network, x)
         for epsilon in FIGURE_1_EPSILONS:
             rng = stream(rules.seed, name, "figure 1", round(epsilon * 256))
             x_adv = attacks.craft(rules.attack, network, x, y, epsilon=epsilon, alpha=None, rng=rng)
-            after = measure.predict(network, x_adv)
+            after = predict(network, x_adv)
             fooled = np.flatnonzero((before == y) & (after != y))
             taken = {p["index"] for p in pairs}
             choice = next((i for i in fooled if i not in taken), None)
@@ -319,8 +326,9 @@ class Experiment:
 
     def report(self, run: RunFolder, rows: Rows, differences: Rows, predicted: Rows) -> Path:
         """Figures and report.html; prints the table."""
-        from .figures import figure_pairs
-        from .report import report, results_table
+        from ..results.figures import figure_pairs
+        from ..results.page import report
+        from ..results.screen import results_table
 
         pairs = self.pairs()
         if pairs:
@@ -329,24 +337,6 @@ class Experiment:
         say()
         say(results_table(rows, config, differences, predicted))
         return report(run.path)
-
-
-def prepare_data(settings: Settings) -> data.Dataset:
-    """The data set of the settings; the drawn faces are made first where they are not there yet."""
-    if settings.data == "faces" and not settings.data_dir:
-        from .data import faces
-
-        wanted = dict(images=settings.faces, size=settings.size, seed=settings.seed)
-        directory = Path("runs") / "data" / f"faces-{settings.faces}-{settings.size}px-seed{settings.seed}"
-        if not faces.matches(directory, **wanted):
-            say(f"drawing {settings.faces:,} faces into {directory}")
-            with bar(settings.faces, "faces", "face") as shown:
-                faces.write(directory, **wanted, progress=lambda done, total: shown.update(done - shown.n))
-    elif not settings.data_dir:
-        raise InputError(f"--data {settings.data} needs --data-dir, the directory that holds it.")
-    else:
-        directory = Path(settings.data_dir)
-    return data.load(settings.data, directory, labels=settings.labels)
 
 
 def run_new(settings: Settings, out: Path) -> Path:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import config, data, metrics, models, weights
+from .. import data, models
 from ..errors import InputError
-from ..experiment import prepare_data
+from ..models import files
 from ..models.network import Network
-from ..runs import RunFolder
+from ..results import tables
+from . import settings as config
+from .folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _chosen(run: Path, wanted: str) -> list[Entry]:
 def _networks_of(run: Path) -> list[Entry]:
     """Every network of a run: methods in the paper's order, within one as the settings name them, the hold-out last."""
     found = [(file, *file.stem.partition("-")[::2]) for file in sorted(run.glob("networks/*-*.h5"))]
-    methods = {method: k for k, method in enumerate(metrics.METHODS)}
+    methods = {method: k for k, method in enumerate(tables.METHODS)}
     names = {name: k for k, name in enumerate(settings_of(run).named_networks())} if found else {}
     found.sort(key=lambda f: (methods.get(f[1], len(methods)), f[1], names.get(f[2], len(names)), f[2]))
     return [Entry(file, name, method, run) for file, method, name in found]
@@ -117,18 +119,11 @@ def _identity(s: config.Settings) -> tuple[Any, ...]:
     return s.data, s.size, place, s.labels if folds else "", s.fold if folds else 0, seed
 
 
-def test_images(settings: config.Settings, *, batch: int, backend: str) -> tuple[data.Dataset, data.Batches]:
-    """The data set of the settings, and its test part in batches."""
-    dataset = prepare_data(settings)
-    indices = dataset.split(fold=settings.fold, seed=settings.seed).test
-    return dataset, data.Batches(dataset, indices, batch=batch, size=settings.size, seed=settings.seed, backend=backend)
-
-
 def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, backend: str) -> dict[str, Network]:
     """{label: network}; an InputError for a file that is none or whose network takes other images or classes."""
     networks = {}
     for entry in entries:
-        definition = weights.definition_of(entry.file)
+        definition = files.definition_of(entry.file)
         if "name" not in definition:
             raise InputError(
                 f"{entry.file} is not a minisatm weights file: make one of it with python -m weights_convert."

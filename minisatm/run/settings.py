@@ -7,17 +7,16 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from . import models
-from .attacks import ATTACKS, resolve_alpha
-from .domain import DOMAINS
-from .errors import InputError
-from .methods import PLANS
-from .optim import OPTIMISERS
+from .. import models
+from ..attacks import ATTACKS, resolve_alpha
+from ..domain import DOMAINS
+from ..errors import InputError
+from ..optim import OPTIMISERS
+from .phases import PLANS
 
 ON_ONE_ANOTHER = ("compare", "ensemble", "cascade", "satm")  # these need two networks or more
 CHOICES: dict[str, Sequence[Any]] = {
@@ -225,14 +224,6 @@ def read(path: Path) -> dict[str, Any]:
     if unknown:
         raise InputError(f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}.")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def fraction(text: str) -> float:
-    """A number or a fraction: "16/256" -> 0.0625. Raises ValueError for anything else."""
-    try:
-        return float(Fraction(text))
-    except ArithmeticError as problem:  # 1/0, 1e999
-        raise ValueError(f"{text} is no number") from problem
 
 
 def _option(name: str) -> str:

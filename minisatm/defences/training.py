@@ -1,0 +1,241 @@
+"""The relatives of SATM that it is compared with, each loop written out; they share the steps of satm.py.
+
+Clean, standard adversarial, ensemble and cascade training, defensive distillation, and the input-gradient penalty. Each
+takes a `team`: the process or processes that train the learners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..attacks import input_gradient, logits_of
+from ..attacks.gradients import length, per_sample
+from ..backend import number
+from ..layers import seed_dropout
+from ..parallel import ALONE, Team
+from ..satm import (
+    Learner,
+    Losses,
+    Monitor,
+    Rules,
+    both_halves,
+    descend,
+    examples,
+    learn_from,
+    loss_of,
+    loss_terms,
+    network_loss,
+    rate_of,
+)
+from ..streams import stream
+from ..tensor import Tensor
+
+Array = Any
+Loss = Callable[[Learner, Array, Array, Array, Rules], tuple[Tensor, Losses]]  # of satm.loss_terms' kind
+STEP = 0.01  # of the penalty's finite difference: an L2 length in pixels of [0, 1]
+
+
+def train_clean(learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE) -> None:
+    """Line 1 of Algorithm 1: each network learns from clean images alone. Run again, it is the control."""
+    for iteration, x, y in monitor.batches():
+        losses = team.train(lambda learner: learn_from(learner, x, y, None, rules, iteration), learners)  # noqa: B023
+        if monitor.stop(iteration, by_name(learners, losses)):
+            break
+
+
+def train_standard(learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE) -> None:
+    """Adversarial training (Goodfellow et al. 2015): each network learns from its own examples, crafted as it goes."""
+    for iteration, x, y in monitor.batches():
+
+        def learn(learner: Learner) -> Losses:
+            x_adv = examples(learner, x, y, rules, iteration)  # noqa: B023
+            return learn_from(learner, x, y, x_adv, rules, iteration)  # noqa: B023
+
+        if monitor.stop(iteration, by_name(learners, team.train(learn, learners))):
+            break
+
+
+def train_ensemble(
+    learners: Sequence[Learner], sources: Sequence[Sequence[Learner]], rules: Rules, monitor: Monitor,
+    team: Team = ALONE,
+) -> None:  # fmt: skip
+    """Ensemble adversarial training (Tramer et al. 2018): the sources never change, one is drawn for each batch.
+
+    sources[k]: the networks whose examples learner k learns from. Learner k itself may be among them, as in Tramer's:
+    when it is drawn, it crafts with the weights it has then. Without it there are no white-box examples.
+    """
+    for iteration, x, y in monitor.batches():
+        losses = learn_from_drawn(learners, sources, x, y, rules, iteration, team)
+        if monitor.stop(iteration, losses):
+            break
+
+
+def train_cascade(
+    learners: Sequence[Learner], defended: Sequence[Sequence[Learner]], rules: Rules, monitor: Monitor,
+    team: Team = ALONE, *, r_embedding: float = 0.0,
+) -> None:  # fmt: skip
+    """Cascade adversarial training (Na et al. 2018): ensemble training whose static sources are defended networks.
+
+    defended[k]: networks that went through adversarial training themselves. r_embedding weighs the unified embedding,
+    which brings the features of an image and of its adversarial example together. Na et al. add a network's own
+    one-step examples: put it among its sources.
+    """
+    loss = partial(embedding_terms, r_embedding=r_embedding) if r_embedding else None
+    for iteration, x, y in monitor.batches():
+        losses = learn_from_drawn(learners, defended, x, y, rules, iteration, team, loss)
+        if monitor.stop(iteration, losses):
+            break
+
+
+def train_teacher(
+    learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE, *, temperature: float
+) -> None:
+    """The first half of distillation: clean training with the loss at this temperature."""
+    loss = partial(loss_terms, network_loss=at_temperature(temperature))
+    for iteration, x, y in monitor.batches():
+
+        def learn(learner: Learner) -> Losses:
+            return descend(learner, lambda: loss(learner, x, y, None, rules), rules, iteration)  # noqa: B023
+
+        if monitor.stop(iteration, by_name(learners, team.train(learn, learners))):
+            break
+
+
+def train_distilled(
+    students: Sequence[Learner], teachers: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE,
+    *, temperature: float,
+) -> None:  # fmt: skip
+    """Defensive distillation (Papernot et al. 2016): student k learns what teacher k answers at this temperature.
+
+    The teachers were trained at that temperature themselves (train_teacher). A student is used at temperature 1, where
+    its logits are large and its cross-entropy gradients vanish: they are masked, and it is not robust (Carlini and
+    Wagner 2016).
+    """
+    teacher = {student.name: teacher for student, teacher in zip(students, teachers)}
+    for iteration, x, y in monitor.batches():
+
+        def learn(student: Learner) -> Losses:
+            soft = soft_labels(teacher[student.name], x, temperature)  # noqa: B023
+            return descend(student, lambda: distillation_terms(student, x, y, soft, temperature), rules, iteration)  # noqa: B023
+
+        if monitor.stop(iteration, by_name(students, team.train(learn, students))):
+            break
+
+
+def train_with_penalty(
+    learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE, *, r_penalty: float
+) -> None:
+    """Clean training that keeps the input gradient small: J + r_penalty * ||grad_x J||^2, mean over the images.
+
+    Double backpropagation of Drucker and LeCun 1992; as a defence in Ross and Doshi-Velez 2018.
+    """
+    for iteration, x, y in monitor.batches():
+
+        def learn(learner: Learner) -> Losses:
+            ahead = a_step_up(learner, x, y)  # noqa: B023
+            drop = stream(rules.seed, learner.name, "dropout", iteration)  # noqa: B023
+            return descend(learner, lambda: penalty_terms(learner, x, ahead, y, drop, r_penalty), rules, iteration)  # noqa: B023
+
+        if monitor.stop(iteration, by_name(learners, team.train(learn, learners))):
+            break
+
+
+def by_name(learners: Sequence[Learner], losses: Sequence[Losses]) -> dict[str, Losses]:
+    """Each learner's losses by its name: what a monitor wants."""
+    return {learner.name: terms for learner, terms in zip(learners, losses)}
+
+
+def learn_from_drawn(
+    learners: Sequence[Learner], sources: Sequence[Sequence[Learner]], x: Array, y: Array, rules: Rules, iteration: int,
+    team: Team = ALONE, loss: Loss | None = None,
+) -> dict[str, Losses]:  # fmt: skip
+    """One mini-batch of ensemble or cascade training; returns each learner's loss terms. loss: not satm.loss_terms."""
+    drawn = {
+        learner.name: choice[stream(rules.seed, learner.name, "source", iteration).integers(len(choice))]
+        for learner, choice in zip(learners, sources)
+    }
+    static = list({id(s): s for s, learner in zip(drawn.values(), learners) if s is not learner}.values())
+
+    def crafted(source: Learner) -> Array | None:
+        return examples(source, x, y, rules, iteration, always=loss is not None)
+
+    x_adv = {id(source): array for source, array in zip(static, team.map(crafted, static))}  # each crafts once
+
+    def learn(learner: Learner) -> Losses:
+        source = drawn[learner.name]  # a learner that is its own source crafts here, where its weights are up to date
+        given = crafted(learner) if source is learner else x_adv[id(source)]
+        if loss is None:
+            return learn_from(learner, x, y, given, rules, iteration)
+        return descend(learner, lambda: loss(learner, x, y, given, rules), rules, iteration)
+
+    return by_name(learners, team.train(learn, learners))
+
+
+def embedding_terms(
+    learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules, *, r_embedding: float
+) -> tuple[Tensor, Losses]:
+    """satm.loss_terms + r_embedding * ||f(x_adv) - f(x)||^2, mean over the images: Na et al. 2018."""
+    if x_adv is None:
+        return loss_terms(learner, x, y, None, rules)
+    halves = both_halves(learner.network, x, x_adv, rules.bn_batches)
+    total, terms = loss_of(learner, halves, y, rules)
+    _, features, _, features_adv = halves
+    apart = features_adv - features
+    embedding = (apart * apart).sum() * (1 / len(x))
+    total = total + r_embedding * embedding
+    return total, {**terms, "loss": number(total.data), "embedding": number(embedding.data)}
+
+
+def at_temperature(temperature: float) -> Callable[[Tensor, Array], Tensor]:
+    """Network_loss at a temperature T: T times the cross-entropy of logits / T (T keeps the gradient's size)."""
+    if temperature == 1:
+        return network_loss
+    return lambda logits, y: temperature * network_loss(logits * (1 / temperature), y)
+
+
+def soft_labels(teacher: Learner, x: Array, temperature: float) -> Array:
+    """softmax(logits / temperature) of the teacher in eval mode, (N, C)."""
+    logits = logits_of(teacher.network, x) / temperature
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def distillation_terms(student: Learner, x: Array, y: Array, soft: Array, temperature: float) -> tuple[Tensor, Losses]:
+    """Cross-entropy of the student with the teacher's soft labels, both at this temperature."""
+    logits, _ = student.network(Tensor(x))
+    loss = at_temperature(temperature)(logits, soft)
+    return loss, {"loss": number(loss.data), "clean": number(loss.data), "rate": rate_of(logits, y)}
+
+
+def a_step_up(learner: Learner, x: Array, y: Array) -> Array:
+    """x + STEP * g / ||g||, g each image's own gradient of J: the second point of the penalty's difference.
+
+    With batch norm's statistics of the batch, as in the passes that are compared; without dropout.
+    """
+    g = input_gradient(learner.network, x, y, craft_mode="train")
+    return x + g * per_sample(STEP / np.maximum(length(g), 1e-12), g)
+
+
+def penalty_terms(
+    learner: Learner, x: Array, ahead: Array, y: Array, drop: np.random.Generator, r_penalty: float
+) -> tuple[Tensor, Losses]:
+    """J(x) + r_penalty * mean of ((J(ahead) - J(x)) / STEP)^2, first order only.
+
+    The quotient is ||grad_x J|| up to STEP, and its gradient to the weights a difference of two gradients: what a
+    second derivative would give (Finlay and Oberman 2021). drop: a generator at the start of this step's dropout
+    stream, so that both passes drop the same units.
+    """
+    logits, _ = learner.network(Tensor(x))
+    seed_dropout(learner.network, drop)
+    logits_ahead, _ = learner.network(Tensor(ahead))
+    here, there = (ops.softmax_cross_entropy(z, Tensor(y), reduction="none") for z in (logits, logits_ahead))
+    slope = (there - here) * (1 / STEP)
+    clean, penalty = here.mean(), (slope * slope).mean()
+    total = clean + r_penalty * penalty
+    terms = {"clean": number(clean.data), "penalty": number(penalty.data), "rate": rate_of(logits, y)}
+    return total, {"loss": number(total.data), **terms}

@@ -1,0 +1,228 @@
+"""The team that trains the networks of a run: one process for all of them, or several processes of one machine.
+
+Networks do not touch one another within a step, so each process can train its own. All processes run the same program
+on the same data and seeds; they meet in `map`, `train` and `fetch`. Which process computes an item never changes the
+result. A new kind of team (on several machines) needs the methods of `Team`, and nothing outside this folder changes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import combinations
+from typing import Any, Protocol, TypeVar
+
+from . import threads
+from .blas import one_blas_thread
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Member(Protocol):
+    """A network in training, as the team sees it: its name, its network, and all the arrays that it carries."""
+
+    name: str
+    network: Any
+
+    def state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+class Team:
+    """A team of one process, which does everything itself. Processes has the same methods for several."""
+
+    rank, size = 0, 1
+
+    @property
+    def leads(self) -> bool:
+        """Is this the process that writes files and prints?"""
+        return self.rank == 0
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """[function(item) for item in items]. Every process gets all results; function must not change its item."""
+        return [function(item) for item in items]
+
+    def train(self, function: Callable[[M], Result], members: Sequence[M]) -> list[Result]:
+        """The same for a function that changes the weights of its member; see `fetch`."""
+        return [function(member) for member in members]
+
+    def fetch(self, members: Sequence[M]) -> None:
+        """Bring the weights of these members, which other processes have trained, to every process."""
+
+
+ALONE = Team()
+
+
+class Elsewhere:
+    """Stands in the place of a network that another process trains: using it before `fetch` is an error."""
+
+    def __init__(self, name: str, network: Any, rank: int) -> None:
+        self.__dict__.update(_name=name, _network=network, _rank=rank)
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise RuntimeError(
+            f"process {self._rank} has trained {self._name}, its weights here are old: call team.fetch first."
+        )
+
+    def __call__(self, *args: Any) -> Any:
+        return self.__getattr__("__call__")
+
+
+class Processes(Team):
+    """This process's place among those that run the same program, with a pipe to each of the others."""
+
+    def __init__(self, rank: int, waiting: Any) -> None:
+        self.rank, self.size, self.waiting = rank, len(waiting), waiting
+        self.pipes: dict[int, Any] = {}
+        self.owners: dict[str, int] = {}  # which process trains the member of this name
+
+    def connect(self, pipes: Any) -> None:
+        for (low, high), (one_end, other_end) in pipes.items():
+            mine = one_end if self.rank == low else other_end if self.rank == high else None
+            for end in (one_end, other_end):
+                if end is not mine:
+                    end.close()  # otherwise a dead process's pipe would stay open here
+            if mine is not None:
+                self.pipes[low + high - self.rank] = mine
+        threads.processes_at_work = self.at_work
+
+    def owner(self, place: int) -> int:
+        """The rank for the item at this place: 0 1 1 0 0 1 ..., so that a long first item gets a short second one."""
+        row, column = divmod(place, self.size)
+        return self.size - 1 - column if row % 2 else column
+
+    def at_work(self) -> int:
+        """How many of the processes are not waiting now."""
+        return self.size - sum(self.waiting[:])
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        items = list(items)
+        return self._share(function, items, [self._owner(item, i) for i, item in enumerate(items)])
+
+    def train(self, function: Callable[[M], Result], members: Sequence[M]) -> list[Result]:
+        for i, member in enumerate(members):
+            self.owners.setdefault(member.name, self.owner(i))
+        results = self.map(function, members)
+        for member in members:
+            rank = self.owners[member.name]
+            if rank != self.rank and not isinstance(member.network, Elsewhere):
+                member.network = Elsewhere(member.name, member.network, rank)
+        return results
+
+    def fetch(self, members: Sequence[M]) -> None:
+        old = [member for member in members if member.name in self.owners]
+        states = self.map(lambda member: member.state(), old)
+        for member, state in zip(old, states):
+            if isinstance(member.network, Elsewhere):
+                member.network = member.network._network
+                member.set_state(state)
+
+    def _owner(self, item: Any, place: int) -> int:
+        return self.owners.get(getattr(item, "name", ""), self.owner(place))
+
+    def _share(self, function: Callable[[Any], Any], items: list[Any], ranks: list[int]) -> list[Any]:
+        mine: dict[int, Any] = {}
+        for i in range(len(items)):
+            if ranks[i] != self.rank:
+                continue
+            try:
+                mine[i] = True, function(items[i])
+            except Exception as problem:
+                mine[i] = False, _portable(problem)
+        results = mine | self._exchange(mine)
+        for i in range(len(items)):
+            if not results[i][0]:
+                raise results[i][1]
+        return [results[i][1] for i in range(len(items))]
+
+    def _exchange(self, mine: dict[int, Any]) -> dict[int, Any]:
+        """Send this process's results to every other one, and receive theirs."""
+        others: dict[int, Any] = {}
+        self.waiting[self.rank] = 1
+        try:
+            for other, pipe in sorted(self.pipes.items()):  # of each pair the lower rank sends first: no deadlock
+                if self.rank < other:
+                    pipe.send(mine)
+                others |= pipe.recv()
+                if self.rank > other:
+                    pipe.send(mine)
+        except (EOFError, OSError):
+            raise RuntimeError(
+                "one of the processes that train the networks has died (out of memory?): --resume goes on from the "
+                "last checkpoint."
+            ) from None
+        finally:
+            self.waiting[self.rank] = 0
+        return others
+
+    def close(self) -> None:
+        threads.processes_at_work = lambda: 1
+        for pipe in self.pipes.values():
+            pipe.close()
+
+
+def in_processes(work: Callable[[Team], Result], count: int) -> Result:
+    """Run work(team) in `count` processes at once; returns or raises here what it does in the first of them.
+
+    There are no more processes than cores. One process does everything where there is no fork as on Linux, and where
+    this process is itself such a child.
+    """
+    count = min(count, threads.cores())
+    if count < 2 or multiprocessing.current_process().daemon or sys.platform != "linux":
+        return work(ALONE)
+    context = multiprocessing.get_context("fork")
+    pipes = {pair: context.Pipe() for pair in combinations(range(count), 2)}
+    waiting = mmap.mmap(-1, count)  # shared by all: is this process waiting for the others?
+    others = [
+        context.Process(target=_work_along, args=(Processes(rank, waiting), pipes, work), daemon=True)
+        for rank in range(1, count)
+    ]
+    team, started, finished = Processes(0, waiting), [], False
+    try:
+        with warnings.catch_warnings():  # Python 3.12 warns of a fork beside threads; ours only wait
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for process in others:
+                process.start()
+                started.append(process)
+        team.connect(pipes)
+        with one_blas_thread():
+            result = work(team)
+        finished = True
+        return result
+    finally:
+        team.close()
+        for process in started:
+            if not finished:
+                process.terminate()
+            process.join()
+
+
+def _work_along(team: Processes, pipes: Any, work: Callable[[Team], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process answers Ctrl-C
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    team.connect(pipes)
+    with suppress(BaseException), one_blas_thread():  # the first process has the same error, or has gone
+        work(team)
+
+
+def _portable(problem: Exception) -> Exception:
+    """The error as it is, or in words where it cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(problem))
+        return problem
+    except Exception:
+        return RuntimeError(f"{type(problem).__name__}: {problem}")

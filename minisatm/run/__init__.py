@@ -1,0 +1,1 @@
+"""One run: its settings, phases, images, networks, folder and monitor."""

@@ -1,0 +1,131 @@
+"""The run folder: settings, logs, tables, checkpoints and the trained networks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..models import files
+from ..parallel import ALONE, Team
+from ..satm import Learner
+
+LOSS_TERMS = ("loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm", "learning_rate")
+OWN_TERMS = {"cascade": ("embedding",), "penalty": ("penalty",)}  # of one method
+EPOCH_TERMS = ("train_clean", "train_adversarial", "validation_clean", "validation_adversarial", "validation_loss")
+
+
+class RunFolder:
+    """runs/<name>/ with config.json, log.csv, epochs.csv, last.h5, best.h5, networks/, tables/ and figures/."""
+
+    def __init__(self, path: Path, team: Team = ALONE) -> None:
+        self.path, self.team = path, team
+
+    def seen_by(self, team: Team) -> RunFolder:
+        """The same folder for one process of a team: only the process that leads writes into it."""
+        return RunFolder(self.path, team)
+
+    @classmethod
+    def create(cls, path: Path, settings: Any, names: Sequence[str]) -> RunFolder:
+        """Make a new folder; one that is there already and not empty is never written into."""
+        cls.check_free(path)
+        for part in ("tables", "figures", "networks"):
+            (path / part).mkdir(parents=True, exist_ok=True)
+        settings.save(path / "config.json")
+        run = cls(path)
+        columns, terms = ["phase", "iteration", "seconds"], (*LOSS_TERMS, *OWN_TERMS.get(settings.method, ()))
+        run._write("log.csv", [[*columns, *(f"{name}.{t}" for name in names for t in terms)]])
+        run._write(
+            "epochs.csv", [["phase", "iteration", "epoch", *(f"{name}.{t}" for name in names for t in EPOCH_TERMS)]]
+        )
+        return run
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """An InputError where a new run would write over something."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} already exists: choose another --out, or go on with --resume {path}.")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} is not a run folder (no config.json): name one that minisatm.train made.")
+        return cls(path)
+
+    def append(self, file: str, row: dict[str, Any]) -> None:
+        """Add a row; columns that the row does not have stay empty."""
+        if not self.team.leads:
+            return
+        with open(self.path / file, newline="") as f:
+            header = next(csv.reader(f))
+        self._write(file, [[_text(row.get(column)) for column in header]], "a")
+
+    def forget_after(self, phases: Sequence[str], phase: str, iteration: int) -> None:
+        """Drop the rows that a resumed run will write again: this phase's from `iteration` on, and later phases'."""
+        rank = {name: k for k, name in enumerate(phases)}
+        for file in ("log.csv", "epochs.csv"):
+            try:
+                with open(self.path / file, newline="") as f:
+                    header, *rows = csv.reader(f)
+            except (OSError, ValueError) as problem:
+                raise InputError(
+                    f"{self.path / file} cannot be read ({problem}): start again with another --out."
+                ) from problem
+            whole = [r for r in rows if len(r) == len(header) and r[0] in rank]  # a power cut may leave half a row
+            self._write(file, [header, *(r for r in whole if (rank[r[0]], int(r[1])) < (rank[phase], iteration))])
+
+    def _write(self, file: str, rows: list[list[str]], mode: str = "w") -> None:
+        if not self.team.leads:
+            return
+        with open(self.path / file, mode, newline="") as f:
+            csv.writer(f).writerows(rows)
+
+    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write tables/<name>.csv; the columns are those of the first row."""
+        self._write(f"tables/{name}.csv", [list(rows[0]), *([_text(v) for v in row.values()] for row in rows)])
+
+    def network_file(self, method: str, name: str) -> Path:
+        return self.path / "networks" / f"{method}-{name}.h5"
+
+    def save_checkpoint(self, learners: Sequence[Learner], position: dict[str, Any]) -> None:
+        """Write learners with all that they carry, and how far the run is, to last.h5."""
+        if not self.team.leads:
+            return
+
+        def fill(h5: Any) -> None:
+            h5.attrs["position"] = json.dumps(position)
+            for learner in learners:
+                for part, owner in learner.parts().items():
+                    files.write_arrays(h5.create_group(f"{learner.name}/{part}"), owner.state())
+
+        files.write_atomically(self.path / "last.h5", fill)
+
+    def keep_as_best(self) -> None:
+        """Copy last.h5 to best.h5."""
+        if not self.team.leads:
+            return
+        part = self.path / "best.h5.part"
+        shutil.copyfile(self.path / "last.h5", part)
+        os.replace(part, self.path / "best.h5")
+
+    def position(self) -> dict[str, Any]:
+        """How far last.h5 is: {"phase", "iteration", "best", "best_at", "worse"}."""
+        if not (self.path / "last.h5").is_file():
+            raise InputError(f"{self.path} has no checkpoint yet (last.h5): start the run again with another --out.")
+        with files.open_h5(self.path / "last.h5") as h5:
+            return dict(json.loads(h5.attrs["position"]))
+
+    def load_checkpoint(self, file: str, learners: Sequence[Learner]) -> None:
+        with files.open_h5(self.path / file) as h5:
+            for learner in learners:
+                for part, owner in learner.parts().items():
+                    owner.set_state(files.read_arrays(h5[f"{learner.name}/{part}"]))
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
