@@ -1,6 +1,7 @@
 """What SATM is measured against: whose examples are learnt from, soft labels, the gradient penalty, ADDA."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from minisatm import InputError, Tensor, attacks, backend, grad, ops, optim, par
 from minisatm.defences import training as defences
 from minisatm.domain import Discriminator, DomainClassifier
 from minisatm.layers import BatchNorm, Linear, Module, seed_dropout
-from minisatm.run import phases as methods
+from minisatm.run import phases
 from minisatm.run import settings as config
 from minisatm.satm import Learner, Rules
 from minisatm.streams import stream
+
+RELATIVES = SimpleNamespace(r_embedding=0.1, temperature=3.0, r_penalty=0.1)
 
 RATE = 0.05
 
@@ -131,36 +134,46 @@ def test_a_learner_among_its_sources_crafts_with_its_present_weights():
 @pytest.mark.parametrize("phase", ["standard", "ensemble", "cascade", "distillation", "penalty"])
 def test_processes_change_no_bit(monkeypatch, phase):
     """Each process trains its own networks, which craft for themselves where their weights are up to date."""
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
-    rules = Rules(r_embedding=0.1, temperature=3.0, r_penalty=0.1, r_da=0.0)
+    monkeypatch.setattr(parallel.threads, "cores", lambda: 2)
 
-    def course():
-        team = [learner(name, domain=False) for name in "abc"]
+    def course(team):
+        networks = [learner(name, domain=False) for name in "abc"]
         static = [learner(name, frozen=True, domain=False) for name in "abc"]
-        methods.train(phase, team, static, rules, Batches(3), own_examples=True)
-        return parallel.on_all(bits, team)
+        own = phases.own_settings(phase, RELATIVES)
+        phases.train(phase, networks, static, Rules(r_da=0.0), Batches(3), team, own_examples=True, **own)
+        return team.map(bits, networks)
 
-    assert parallel.in_processes(course, 2) == course()
+    assert parallel.in_processes(course, 2) == course(parallel.ALONE)
 
 
-def test_each_phase_has_its_loop(monkeypatch):
+def test_each_phase_has_its_loop_and_its_own_settings(monkeypatch):
     """Who is given what: the others' static networks, or all, or one's own as well."""
-    seen = []
-    for table in (methods.ALONE, methods.FROM_SOURCES):
+    seen, settings = [], {}
+
+    def loop(name):
+        def record(*given, **own):
+            seen.append((name, given[1:-3]))
+            settings[name] = own
+
+        return record
+
+    for table in (phases.ALONE_LOOPS, phases.LOOPS_WITH_SOURCES):
         for name in table:
-            monkeypatch.setitem(table, name, lambda *given, name=name: seen.append((name, given[1:-2])))
-    monkeypatch.setattr(defences, "train_distilled", lambda *given: seen.append(("distillation", given[1:-2])))
+            monkeypatch.setitem(table, name, loop(name))
+    monkeypatch.setattr(defences, "train_distilled", loop("distillation"))
     team, static = ([Learner(name, None, None) for name in "abc"] for _ in range(2))
-    for phases in methods.PLANS.values():
-        for phase in phases:
-            methods.train(phase, team, static, Rules(), None)
+    for plan in phases.PLANS.values():
+        for phase in plan:
+            phases.train(phase, team, static, Rules(), None, **phases.own_settings(phase, RELATIVES))
+    hot, own = {"temperature": 3.0}, {"cascade": {"r_embedding": 0.1}, "penalty": {"r_penalty": 0.1}}
+    assert settings == dict.fromkeys(settings, {}) | own | {"teacher": hot, "distillation": hot}
     a, b, c = static
     others = ([[b, c], [a, c], [a, b]],)
     expected = {"ensemble": others, "cascade": others, "distillation": (static,)}
-    assert {name for name, _ in seen} == {p for plan in methods.PLANS.values() for p in plan}
+    assert {name for name, _ in seen} == {p for plan in phases.PLANS.values() for p in plan}
     assert all(given == expected.get(name, ()) for name, given in seen)
     seen.clear()
-    methods.train("cascade", team, static, Rules(), None, own_examples=True)
+    phases.train("cascade", team, static, Rules(), None, own_examples=True)
     assert seen == [("cascade", ([[b, c, team[0]], [a, c, team[1]], [a, b, team[2]]],))]
 
 
@@ -169,7 +182,7 @@ def test_cascade_without_the_embedding_is_ensemble_training():
     sources = [[learner("b", frozen=True), learner("c", frozen=True)]]
     defences.train_cascade([one], sources, Rules(), Batches(3))
     defences.train_ensemble([two], sources, Rules(), Batches(3))
-    defences.train_cascade([three], sources, Rules(r_embedding=0.1), Batches(3))
+    defences.train_cascade([three], sources, Rules(), Batches(3), r_embedding=0.1)
     assert bits(one) == bits(two) != bits(three)
 
 
@@ -177,9 +190,10 @@ def test_the_unified_embedding_by_hand():
     """r * mean over the images of ||f(x_adv) - f(x)||^2, with the gradient to both halves."""
     x, y = points()
     x_adv = np.clip(x + 0.1 * np.random.default_rng(3).standard_normal(x.shape), 0, 1)
-    own, rules = smooth(), Rules(r_da=0.0, r_embedding=0.7)
-    total, terms = satm.loss_terms(own, x, y, x_adv, rules)
-    without, _ = satm.loss_terms(own, x, y, x_adv, Rules(r_da=0.0))
+    own, rules = smooth(), Rules(r_da=0.0)
+    total, terms = defences.embedding_terms(own, x, y, x_adv, rules, r_embedding=0.7)
+    without, _ = satm.loss_terms(own, x, y, x_adv, rules)
+    assert terms["loss"] == float(total)
     W, b = own.network.fc1.weight.data, own.network.fc1.bias.data
     f, f_adv = (np.tanh(images.reshape(6, -1) @ W + b) for images in (x, x_adv))
     assert terms["embedding"] == pytest.approx(((f_adv - f) ** 2).sum(axis=1).mean(), rel=1e-12)
@@ -190,22 +204,30 @@ def test_the_unified_embedding_by_hand():
 
 
 def test_the_embedding_alone_needs_examples_too():
-    own, (x, y) = learner("b"), batch()
-    assert satm.examples(own, x, y, Rules(r_adv=0, r_da=0), 0) is None
-    assert satm.examples(own, x, y, Rules(r_adv=0, r_da=0, r_embedding=0.1), 0) is not None
+    own, (x, y), rules = learner("b"), batch(), Rules(r_adv=0, r_da=0)
+    assert satm.examples(own, x, y, rules, 0) is None
+    assert satm.examples(own, x, y, rules, 0, always=True) is not None
+    for r_embedding, terms in ((0.0, {"clean"}), (0.1, {"clean", "adversarial", "embedding"})):
+        watch = Batches(1)
+        defences.train_cascade([learner("a")], [[own]], rules, watch, r_embedding=r_embedding)
+        ((_, losses),) = watch.seen
+        assert terms <= set(losses["a"]) and ("embedding" in losses["a"]) == ("embedding" in terms)
 
 
 def test_whose_examples_validation_shows():
     """Its own where it learns from those or is alone; else the other network's, of the static ones if those teach."""
     team, static = ([Learner(name + end, None, None) for name in "ab"] for end in ("", "-static"))
     names = {
-        phase: [own.name for own in methods.judges(phase, team, static if phase in methods.STATIC else [])]
-        for plan in methods.PLANS.values()
+        phase: [
+            own.name
+            for own in phases.validation_sources(phase, team, static if phase in phases.STATIC else [])
+        ]
+        for plan in phases.PLANS.values()
         for phase in plan
     }
     partners = dict.fromkeys(("ensemble", "cascade"), ["b-static", "a-static"])
     assert names == {phase: ["b", "a"] for phase in names} | {"standard": ["a", "b"]} | partners
-    assert methods.judges("clean", team[:1], []) == team[:1]
+    assert phases.validation_sources("clean", team[:1], []) == team[:1]
 
 
 # Distillation
@@ -227,7 +249,7 @@ def test_network_loss_at_a_temperature(temperature):
     logits, y = Tensor(rng.standard_normal((5, 4)), requires_grad=True), rng.integers(0, 4, 5)
     z = logits.data / temperature
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
-    loss = satm.network_loss(logits, y, Rules(temperature=temperature))
+    loss = defences.at_temperature(temperature)(logits, y)
     assert float(loss) == pytest.approx(-temperature * np.log(p[np.arange(5), y]).mean(), rel=1e-12)
     (g,) = grad(loss, [logits])
     np.testing.assert_allclose(g, (p - np.eye(4)[y]) / 5, atol=1e-12)
@@ -236,10 +258,10 @@ def test_network_loss_at_a_temperature(temperature):
 def test_a_student_learns_its_teachers_answers():
     """Cross-entropy with the soft labels, by hand; nothing to learn from a teacher that is the student itself."""
     x, y = points()
-    rules, student, teacher = Rules(temperature=4.0), smooth(0), smooth(1, "teacher")
+    student, teacher = smooth(0), smooth(1, "teacher")
     before = bits(teacher)
     soft = defences.soft_labels(teacher, x, 4.0)
-    loss, terms = defences.distillation_terms(student, x, y, soft, rules)
+    loss, terms = defences.distillation_terms(student, x, y, soft, 4.0)
     logits = student.network(Tensor(x))[0].data
     z = logits / 4
     log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
@@ -248,7 +270,7 @@ def test_a_student_learns_its_teachers_answers():
     for own, moves in ((teacher, True), (student, False)):
         watched = smooth(0)
         kept = weights_of(watched)
-        defences.train_distilled([watched], [own if moves else smooth(0)], rules, Points(3))
+        defences.train_distilled([watched], [own if moves else smooth(0)], Rules(), Points(3), temperature=4.0)
         change = max(np.abs(w - kept[n]).max() for n, w in weights_of(watched).items())
         assert change > 1e-3 if moves else change < 1e-15
     assert bits(teacher) == before
@@ -279,8 +301,9 @@ def test_the_penalty_is_the_squared_input_gradient(monkeypatch, step, tolerance)
     x, y = points()
     own = smooth()
     found = []
-    for rules in (Rules(r_penalty=1.0), Rules(r_penalty=0.0)):
-        total, terms = defences.penalty_terms(own, x, defences.a_step_up(own, x, y), y, rules, 0)
+    for r_penalty in (1.0, 0.0):
+        ahead = defences.a_step_up(own, x, y)
+        total, terms = defences.penalty_terms(own, x, ahead, y, np.random.default_rng(0), r_penalty)
         found.append(grad(total, list(own.network.parameters().values())))
     exact = squared_gradients(own.network, x, y).mean()
     assert terms["penalty"] == pytest.approx(exact, rel=tolerance)
@@ -302,7 +325,7 @@ def test_the_penalty_makes_gradients_small():
     norms = []
     for r_penalty in (0.0, 1.0):
         own = smooth()
-        defences.train_with_penalty([own], Rules(r_penalty=r_penalty), Points(60))
+        defences.train_with_penalty([own], Rules(), Points(60), r_penalty=r_penalty)
         norms.append(squared_gradients(own.network, x, y).mean())
     assert norms[1] < 0.5 * norms[0]
 
@@ -310,7 +333,7 @@ def test_the_penalty_makes_gradients_small():
 def test_without_a_weight_the_penalty_is_clean_training():
     """To rounding: the same images twice, of which only the first count."""
     one, two = smooth(), smooth()
-    defences.train_with_penalty([one], Rules(r_penalty=0.0), Points(3))
+    defences.train_with_penalty([one], Rules(), Points(3), r_penalty=0.0)
     defences.train_clean([two], Rules(), Points(3))
     for n, w in weights_of(one).items():
         np.testing.assert_allclose(w, two.network.parameters()[n].data, rtol=0, atol=1e-14)
@@ -342,7 +365,7 @@ def test_both_looks_drop_the_same_units():
     x, y = batch()
     own.network.train()
     seed_dropout(own.network, stream(0, "a", "dropout", 0))
-    with_dropout = defences.penalty_terms(own, x, x, y, Rules(), 0)[1]["penalty"]
+    with_dropout = defences.penalty_terms(own, x, x, y, stream(0, "a", "dropout", 0), 1.0)[1]["penalty"]
     assert with_dropout == 0  # looked at the same place twice
     ahead = defences.a_step_up(own, x, y)
     assert np.allclose(np.sqrt(((ahead - x) ** 2).reshape(N, -1).sum(axis=1)), defences.STEP, rtol=1e-3)
@@ -400,7 +423,7 @@ def test_adda_trains_beside_the_classes():
 @pytest.mark.parametrize("phase", ["standard", "ensemble", "cascade", "distillation", "penalty"])
 def test_the_loops_on_cupy(cupy, phase):
     """Weights after two steps, beside NumPy's."""
-    rules, found = Rules(r_embedding=0.1, temperature=3.0, r_penalty=0.1, r_da=0.0), []
+    rules, found = Rules(r_da=0.0), []
     for where in ("numpy", "cupy"):
         own, other, teacher = smooth(0, "own"), smooth(1, "other"), smooth(2, "own")
         for one in (own, other, teacher):
@@ -409,7 +432,8 @@ def test_the_loops_on_cupy(cupy, phase):
         watch, start = Points(2), [t.data.copy() for t in smooth(0).network.parameters().values()]
         given = [(i, backend.placed(x, where), y) for i, x, y in watch.batches()]
         watch.batches = lambda given=given: given
-        methods.train(phase, [own], [other if phase in methods.ADVERSARIAL else teacher], rules, watch)
+        static = [other if phase in phases.ADVERSARIAL else teacher]
+        phases.train(phase, [own], static, rules, watch, **phases.own_settings(phase, RELATIVES))
         found.append([backend.placed(t.data, "numpy") for t in own.network.parameters().values()])
     for before, expected, ours in zip(start, *found):
         assert np.abs(ours - expected).max() <= 1e-9 * np.abs(expected - before).max()

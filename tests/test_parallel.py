@@ -22,10 +22,10 @@ forks = pytest.mark.skipif(sys.platform != "linux", reason="networks share one p
 @pytest.fixture
 def cores(monkeypatch):
     """Pretend to have so many cores, so that the tests mean the same everywhere."""
-    return lambda count: monkeypatch.setattr(parallel, "cores", lambda: count)
+    return lambda count: monkeypatch.setattr(parallel.threads, "cores", lambda: count)
 
 
-class TooLate(BaseException):  # no Exception, or on_all would wait for the others before raising it
+class TooLate(BaseException):  # no Exception, or map would wait for the others before raising it
     pass
 
 
@@ -51,9 +51,9 @@ def pids():
     assert not left and not multiprocessing.active_children()
 
 
-def everyone(count):
+def everyone(team, count):
     """The ids of all processes, in the order of their places."""
-    return parallel.on_all(lambda _: os.getpid(), range(count))
+    return team.map(lambda _: os.getpid(), range(count))
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
@@ -70,10 +70,10 @@ def test_each_item_is_done_in_one_process_and_all_hear_all_results(cores, tmp_pa
         time.sleep(0.01 * (5 - k))
         return k * k, os.getpid()
 
-    def work():
-        pids.extend(everyone(count))
-        results = parallel.on_all(square, range(5))
-        return results, parallel.on_all(lambda _: results, range(count))
+    def work(team):
+        pids.extend(everyone(team, count))
+        results = team.map(square, range(5))
+        return results, team.map(lambda _: results, range(count))
 
     results, heard = parallel.in_processes(work, count)
     assert [value for value, _ in results] == [0, 1, 4, 9, 16]
@@ -87,39 +87,41 @@ def test_each_item_is_done_in_one_process_and_all_hear_all_results(cores, tmp_pa
 @forks
 def test_fewer_items_than_processes(cores):
     cores(3)
-    answers = parallel.in_processes(lambda: (parallel.on_all(str, []), parallel.on_all(str, [7])), 3)
+    answers = parallel.in_processes(lambda team: (team.map(str, []), team.map(str, [7])), 3)
     assert answers == ([], ["7"])
 
 
 @forks
 def test_one_process_leads(cores):
     cores(3)
-    who = parallel.in_processes(lambda: parallel.on_all(lambda _: (parallel.leads(), parallel.alone()), range(3)), 3)
-    assert who == [(True, False), (False, False), (False, False)]
-    assert (parallel.leads(), parallel.alone()) == (True, True)
+    who = parallel.in_processes(lambda team: team.map(lambda _: (team.leads, team.rank, team.size), range(3)), 3)
+    assert who == [(True, 0, 3), (False, 1, 3), (False, 2, 3)]
+    assert (parallel.ALONE.leads, parallel.ALONE.rank, parallel.ALONE.size) == (True, 0, 1)
 
 
 @pytest.mark.parametrize("of, count", [(1, 3), (4, 1)])
 def test_one_core_or_one_network_needs_no_processes(cores, of, count):
     cores(of)
     seen = []
-    here = parallel.in_processes(lambda: parallel.on_all(lambda k: seen.append(k) or os.getpid(), range(3)), count)
+    here = parallel.in_processes(lambda team: team.map(lambda k: seen.append(k) or os.getpid(), range(3)), count)
     assert here == [os.getpid()] * 3
     assert seen == [0, 1, 2]
-    assert parallel.in_processes(parallel.alone, count)
+    assert parallel.in_processes(lambda team: team is parallel.ALONE, count)
 
 
 @forks
-def test_processes_within_processes_are_the_same_ones(cores, pids):
+def test_processes_within_processes_do_everything_themselves(cores, pids):
     cores(3)
 
-    def work():
-        pids.extend(everyone(2))
-        inner = parallel.in_processes(lambda: everyone(2), 3)
-        return inner, everyone(2), parallel.on_all(lambda _: parallel.alone(), range(2))
+    def inner(_):
+        return parallel.in_processes(lambda team: [*everyone(team, 2), team.size], 3)
 
-    inner, after, alone = parallel.in_processes(work, 2)
-    assert inner == after == pids and alone == [False, False]
+    def work(team):
+        pids.extend(everyone(team, 2))
+        return team.map(inner, range(2)), everyone(team, 2)
+
+    inside, after = parallel.in_processes(work, 2)
+    assert inside == [[pid, pid, 1] for pid in pids] and after == pids
 
 
 def failing(*bad):
@@ -137,11 +139,11 @@ def failing(*bad):
 def test_the_first_error_in_order_is_raised_in_every_process(cores, pids, bad, message):
     cores(2)
 
-    def work():
-        pids.extend(everyone(2))
+    def work(team):
+        pids.extend(everyone(team, 2))
         with pytest.raises(ValueError) as problem:
-            parallel.on_all(failing(*bad), range(4))
-        return parallel.on_all(lambda _: str(problem.value), range(2))
+            team.map(failing(*bad), range(4))
+        return team.map(lambda _: str(problem.value), range(2))
 
     assert parallel.in_processes(work, 2) == [message] * 2
 
@@ -150,19 +152,18 @@ def test_the_first_error_in_order_is_raised_in_every_process(cores, pids, bad, m
 def test_an_error_in_a_member_is_raised_in_the_leader(cores, pids):
     cores(3)
 
-    def work():
-        pids.extend(everyone(3))
-        return parallel.on_all(failing(2), range(3))
+    def work(team):
+        pids.extend(everyone(team, 3))
+        return team.map(failing(2), range(3))
 
     with pytest.raises(ValueError, match="item 2"):
         parallel.in_processes(work, 3)
-    assert parallel.alone()
-    assert parallel.in_processes(lambda: len(set(everyone(3))), 3) == 3
+    assert parallel.in_processes(lambda team: len(set(everyone(team, 3))), 3) == 3
 
 
 def test_an_error_in_one_process_is_raised_as_it_is():
     with pytest.raises(ZeroDivisionError):
-        parallel.on_all(lambda k: 1 / k, [1, 0])
+        parallel.ALONE.map(lambda k: 1 / k, [1, 0])
 
 
 @forks
@@ -174,13 +175,13 @@ def test_a_killed_member_is_missed(cores, pids, count, victim):
         if k == victim:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def work():
-        pids.extend(everyone(count))
-        parallel.on_all(kill, range(count))
+    def work(team):
+        pids.extend(everyone(team, count))
+        team.map(kill, range(count))
 
     with pytest.raises(RuntimeError, match=r"^one of the processes .* has died \(out of memory\?\): --resume goes on"):
         parallel.in_processes(work, count)
-    assert parallel.alone()
+    assert parallel.in_processes(lambda team: team.size, 2) == 2  # ready for the next team
 
 
 @forks
@@ -193,9 +194,9 @@ def test_a_killed_member_is_missed(cores, pids, count, victim):
 def test_what_stops_the_leader_ends_the_members(cores, pids, stop, error, count):
     cores(3)
 
-    def work():
-        pids.extend(everyone(count))
-        if parallel.leads():
+    def work(team):
+        pids.extend(everyone(team, count))
+        if team.leads:
             stop()
         time.sleep(50)
 
@@ -203,19 +204,22 @@ def test_what_stops_the_leader_ends_the_members(cores, pids, stop, error, count)
     with pytest.raises(error):
         parallel.in_processes(work, count)
     assert time.monotonic() - began < 20
-    assert parallel.alone()
+    assert parallel.in_processes(lambda team: team.size, 2) == 2  # ready for the next team
 
 
 @forks
 def test_members_leave_ctrl_c_to_the_leader(cores):
     cores(3)
 
-    def struck(k):
-        if not parallel.leads():
-            os.kill(os.getpid(), signal.SIGINT)
-        return k
+    def work(team):
+        def struck(k):
+            if not team.leads:
+                os.kill(os.getpid(), signal.SIGINT)
+            return k
 
-    assert parallel.in_processes(lambda: parallel.on_all(struck, range(3)), 3) == [0, 1, 2]
+        return team.map(struck, range(3))
+
+    assert parallel.in_processes(work, 3) == [0, 1, 2]
 
 
 @forks
@@ -224,16 +228,16 @@ def test_large_arrays_both_ways(cores, count):
     """Larger than any buffer of a pipe: whoever sends must not wait for one that is sending, too."""
     cores(3)
 
-    def work():
-        made = parallel.on_all(lambda k: np.full(2**20, k, np.float32) + np.arange(2**20), range(2 * count))
-        return parallel.on_all(lambda _: [float(a[k] - k) for k, a in enumerate(made)], range(count))
+    def work(team):
+        made = team.map(lambda k: np.full(2**20, k, np.float32) + np.arange(2**20), range(2 * count))
+        return team.map(lambda _: [float(a[k] - k) for k, a in enumerate(made)], range(count))
 
     assert parallel.in_processes(work, count) == [[float(k) for k in range(2 * count)]] * count
 
 
 def script(body):
     """Run with output that is kept back until it is flushed, as in a pipe; three cores."""
-    code = f"import os, sys, time\nfrom minisatm import parallel\nparallel.cores = lambda: 3\n{body}"
+    code = f"import os, sys, time\nfrom minisatm import parallel\nparallel.threads.cores = lambda: 3\n{body}"
     streams = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **streams)
 
@@ -242,12 +246,12 @@ def script(body):
 def test_only_the_leader_is_heard():
     process = script("""
 print("before")
-def work():
+def work(team):
     print("out")
     print("err", file=sys.stderr)
     os.system("echo shell")
-    parallel.on_all(lambda k: print("item", k), range(2))
-    if not parallel.leads():
+    team.map(lambda k: print("item", k), range(2))
+    if not team.leads:
         raise OSError("a member's own error")
 parallel.in_processes(work, 3)
 """)
@@ -260,10 +264,10 @@ parallel.in_processes(work, 3)
 @forks
 def test_members_go_when_the_leader_is_killed():
     process = script("""
-def work():
-    print(*parallel.on_all(lambda _: os.getpid(), range(3)), flush=True)
+def work(team):
+    print(*team.map(lambda _: os.getpid(), range(3)), flush=True)
     while True:
-        parallel.on_all(lambda _: time.sleep(0.05), range(3))
+        team.map(lambda _: time.sleep(0.05), range(3))
 parallel.in_processes(work, 3)
 """)
     leader, *members = map(int, process.stdout.readline().split())
@@ -421,7 +425,7 @@ def test_a_process_helps_itself_only_to_cores_that_no_other_works_on(cores):
         if k == 1:
             os.read(reader, 1)
             return None
-        while parallel._crew.at_work() < 2:
+        while parallel.threads.processes_at_work() < 2:
             time.sleep(0.01)
         threads = parallel.on_cores(lambda _: (time.sleep(0.02), threading.current_thread())[1], range(4))
         os.write(writer, b".")
@@ -430,16 +434,16 @@ def test_a_process_helps_itself_only_to_cores_that_no_other_works_on(cores):
     def while_the_other_waits(k, busy):
         if k != busy:
             return None
-        while parallel._crew.at_work() > 1:
+        while parallel.threads.processes_at_work() > 1:
             time.sleep(0.01)
         return len(set(meet()))
 
-    def work():
+    def work(team):
         return [
-            parallel.on_all(while_both_work, range(2)),
-            parallel.on_all(lambda k: while_the_other_waits(k, 0), range(2)),
-            parallel.on_all(lambda k: while_the_other_waits(k, 1), range(2)),
-            parallel.on_all(while_both_work, range(2)),
+            team.map(while_both_work, range(2)),
+            team.map(lambda k: while_the_other_waits(k, 0), range(2)),
+            team.map(lambda k: while_the_other_waits(k, 1), range(2)),
+            team.map(while_both_work, range(2)),
         ]
 
     assert parallel.in_processes(work, 2) == [[1, None], [2, None], [None, 2], [1, None]]
@@ -529,7 +533,7 @@ def test_items_find_one_blas_thread(cores, blas_of_two):
 @forks
 def test_processes_have_one_blas_thread_each(cores, blas_of_two):
     cores(2)
-    assert parallel.in_processes(lambda: parallel.on_all(lambda _: blas(), range(2)), 2) == [{1}] * 2
+    assert parallel.in_processes(lambda team: team.map(lambda _: blas(), range(2)), 2) == [{1}] * 2
     assert blas() == {2}
 
 

@@ -20,6 +20,7 @@ from minisatm.kernels import blocks
 from minisatm.models import files as weights
 from minisatm.run import experiment
 from minisatm.run import folder as runs
+from minisatm.run import monitor as monitors
 from minisatm.run import settings as config
 
 SIZE = 32
@@ -87,7 +88,7 @@ class PowerCut(Exception):
 
 def stopping(monkeypatch, phase, iteration, how):
     """Break the run off at this step: "ctrl-c" is noticed during it, "cut" hits right after it."""
-    real = runs.Monitor.stop
+    real = monitors.Monitor.stop
 
     def stop(self, done, losses):
         here = (self.phase, done) == (phase, iteration)
@@ -99,7 +100,7 @@ def stopping(monkeypatch, phase, iteration, how):
         return answer
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(runs.Monitor, "stop", stop)
+    patch.setattr(monitors.Monitor, "stop", stop)
     return patch
 
 
@@ -143,7 +144,7 @@ def whole(drawn, tmp_path_factory):
 def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, whole, tmp_path, monkeypatch, method, phase, iteration, how):
     settings, out = tiny(method=method), tmp_path / "run"
     patch = stopping(monkeypatch, phase, iteration, how)
-    with pytest.raises(runs.Interrupted if how == "ctrl-c" else PowerCut):
+    with pytest.raises(monitors.Interrupted if how == "ctrl-c" else PowerCut):
         experiment.run_new(settings, out)
     patch.undo()
     broken_off = len(table(out / "log.csv"))
@@ -161,18 +162,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, whole, tmp_path, monk
 def test_settings_reach_the_phases_they_are_for(tiny, tmp_path, monkeypatch, method):
     seen = {}
 
-    def record(phase, learners, static, rules, monitor, *, own_examples):
-        kinds = {type(own.domain).__name__ for own in learners}
-        seen[phase] = (rules.r_embedding, rules.temperature, rules.r_penalty, rules.r_da, kinds, own_examples)
+    def record(phase, learners, static, rules, monitor, team, *, own_examples, **own):
+        kinds = {type(learner.domain).__name__ for learner in learners}
+        seen[phase] = (own, rules.r_da, kinds, own_examples)
 
-    monkeypatch.setattr(experiment.methods, "train", record)
+    monkeypatch.setattr(experiment.phases, "train", record)
     settings = tiny(method=method, domain="adda", r_da=0.3, r_embedding=0.7, temperature=9.0, r_penalty=0.2,
                     own_examples=True)  # fmt: skip
     experiment.run_new(settings, tmp_path / "run")
     for phase, found in seen.items():
         domain = (0.3, {"Discriminator"}) if phase in ("ensemble", "satm") else (0.0, {"NoneType"})
-        expected = (0.7 if phase == "cascade" else 0.0, 9.0 if phase in ("teacher", "distillation") else 1.0, 0.2)
-        assert found == (*expected, *domain, True), phase
+        own = {"cascade": {"r_embedding": 0.7}, "penalty": {"r_penalty": 0.2}}
+        own |= dict.fromkeys(("teacher", "distillation"), {"temperature": 9.0})
+        assert found == (own.get(phase, {}), *domain, True), phase
     assert method in seen
 
 
@@ -195,7 +197,7 @@ def test_the_number_of_cores_changes_no_bit(tiny, tmp_path, monkeypatch, method)
     """One process for all networks, or one for each: the same rows, checkpoints and results."""
     outcomes = []
     for count in (1, 2, 3):
-        for module in (parallel, experiment, blocks):
+        for module in (parallel.threads, experiment, blocks):
             monkeypatch.setattr(module, "cores", lambda: count)  # noqa: B023
         out = tmp_path / f"{count}"
         experiment.run_new(tiny(method=method, holdout="resnet20"), out)
@@ -250,13 +252,13 @@ def losses_of(monkeypatch, losses):
     left = iter(losses)
     value = {}
 
-    def validate(learners, sources, batches, rules, *, limit):
+    def validate(learners, sources, batches, rules, *, limit, **rest):
         if batches.augment:  # the training images come first
             value["now"] = next(left)
         terms = {"rate": 0.5, "adversarial_rate": 0.25, "clean": value["now"], "loss": value["now"]}
         return {own.name: terms for own in learners}
 
-    monkeypatch.setattr(runs, "validate", validate)
+    monkeypatch.setattr(monitors, "validate", validate)
 
 
 def test_early_stopping_restores_the_best(tiny, tmp_path, monkeypatch):
@@ -292,7 +294,7 @@ def test_a_phase_that_stopped_early_does_not_go_on_when_resumed(tiny, tmp_path, 
         losses_of(monkeypatch, [3, 4, *[1] * 20])
         if interrupted:
             patch = stopping(monkeypatch, "clean", 3, "ctrl-c")
-            with pytest.raises(runs.Interrupted):
+            with pytest.raises(monitors.Interrupted):
                 experiment.run_new(settings, out)
             patch.undo()
             losses_of(monkeypatch, [1] * 20)
@@ -309,7 +311,7 @@ def test_patience_is_counted_across_an_interruption(tiny, tmp_path, monkeypatch)
     settings, out = tiny(clean_iterations=0, iterations=20, patience=2), tmp_path / "run"
     losses_of(monkeypatch, [3, 4])
     patch = stopping(monkeypatch, "satm", 3, "ctrl-c")
-    with pytest.raises(runs.Interrupted):
+    with pytest.raises(monitors.Interrupted):
         experiment.run_new(settings, out)
     patch.undo()
     losses_of(monkeypatch, [3.5, *[1] * 20])

@@ -260,9 +260,9 @@ def test_ensemble_sources_are_drawn_and_serve_several_learners():
     b, c = learner("b", frozen=True), learner("c", frozen=True)
     real = satm.examples
 
-    def examples(own, x, y, rules, iteration):
+    def examples(own, x, y, rules, iteration, **rest):
         seen.append((iteration, own.name))
-        return real(own, x, y, rules, iteration)
+        return real(own, x, y, rules, iteration, **rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(defences, "examples", examples)
@@ -349,16 +349,16 @@ def test_three_networks_learn_from_one_another(monkeypatch):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_change_no_bit(monkeypatch, processes, rules):
     """Each process trains its own networks, and all hear the same losses."""
-    monkeypatch.setattr(parallel, "cores", lambda: processes)
+    monkeypatch.setattr(parallel.threads, "cores", lambda: processes)
 
-    def course():
-        team, watch = [learner("a"), learner("b"), learner("c")], Batches(4)
-        satm.train(team, rules, watch)
-        found = parallel.on_all(lambda own: (bits(own), os.getpid()), team)
-        return [own for own, _ in found], len({pid for _, pid in found}), parallel.on_all(lambda w: w.seen, [watch] * 3)
+    def course(team):
+        networks, watch = [learner("a"), learner("b"), learner("c")], Batches(4)
+        satm.train(networks, rules, watch, team)
+        found = team.map(lambda own: (bits(own), os.getpid()), networks)
+        return [own for own, _ in found], len({pid for _, pid in found}), team.map(lambda w: w.seen, [watch] * 3)
 
     states, used, seen = parallel.in_processes(course, processes)
-    expected, alone, (losses, *_) = course()
+    expected, alone, (losses, *_) = course(parallel.ALONE)
     assert (used, alone) == (processes, 1)
     assert states == expected
     assert seen == [losses] * 3
@@ -366,14 +366,39 @@ def test_processes_change_no_bit(monkeypatch, processes, rules):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="networks share one process where there is no fork")
 def test_processes_change_no_bit_of_ensemble_training(monkeypatch):
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    monkeypatch.setattr(parallel.threads, "cores", lambda: 2)
 
-    def course():
-        team, sources = [learner("a"), learner("b")], [learner("c", frozen=True), learner("d", frozen=True)]
-        defences.train_ensemble(team, [sources, sources[::-1]], Rules(), Batches(3))
-        return parallel.on_all(bits, team)
+    def course(team):
+        networks, sources = [learner("a"), learner("b")], [learner("c", frozen=True), learner("d", frozen=True)]
+        defences.train_ensemble(networks, [sources, sources[::-1]], Rules(), Batches(3), team)
+        return team.map(bits, networks)
 
-    assert parallel.in_processes(course, 2) == course()
+    assert parallel.in_processes(course, 2) == course(parallel.ALONE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="networks share one process where there is no fork")
+def test_weights_trained_elsewhere_are_fetched_by_name_and_never_silently_old(monkeypatch):
+    """Until they are fetched, using a network that another process has trained is an error that names it."""
+    monkeypatch.setattr(parallel.threads, "cores", lambda: 2)
+    x, y = batch()
+
+    def course(team):
+        networks = [learner("a"), learner("b")]
+        defences.train_clean(networks, Rules(), Batches(2), team)
+        other = networks[1 - team.rank]
+        with pytest.raises(RuntimeError) as old:
+            satm.examples(other, x, y, Rules(), 0)
+        with pytest.raises(RuntimeError):
+            other.state()
+        team.fetch(networks)
+        return team.map(lambda _: (str(old.value), bits(*networks)), range(2))
+
+    (first, one), (second, two) = parallel.in_processes(course, 2)
+    assert first == "process 1 has trained b, its weights here are old: call team.fetch first."
+    assert second == "process 0 has trained a, its weights here are old: call team.fetch first."
+    expected = [learner("a"), learner("b")]
+    defences.train_clean(expected, Rules(), Batches(2))
+    assert one == two == bits(*expected)
 
 
 def test_the_order_of_the_networks_changes_no_bit():

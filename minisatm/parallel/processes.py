@@ -63,6 +63,7 @@ class Team:
 
 
 ALONE = Team()
+_in_a_team = False  # is this process one of several already?
 
 
 class Elsewhere:
@@ -177,10 +178,11 @@ def in_processes(work: Callable[[Team], Result], count: int) -> Result:
     """Run work(team) in `count` processes at once; returns or raises here what it does in the first of them.
 
     There are no more processes than cores. One process does everything where there is no fork as on Linux, and where
-    this process is itself such a child.
+    this process belongs to a team or to a multiprocessing pool already.
     """
+    global _in_a_team
     count = min(count, threads.cores())
-    if count < 2 or multiprocessing.current_process().daemon or sys.platform != "linux":
+    if count < 2 or _in_a_team or multiprocessing.current_process().daemon or sys.platform != "linux":
         return work(ALONE)
     context = multiprocessing.get_context("fork")
     pipes = {pair: context.Pipe() for pair in combinations(range(count), 2)}
@@ -196,12 +198,14 @@ def in_processes(work: Callable[[Team], Result], count: int) -> Result:
             for process in others:
                 process.start()
                 started.append(process)
+        _in_a_team = True
         team.connect(pipes)
         with one_blas_thread():
             result = work(team)
         finished = True
         return result
     finally:
+        _in_a_team = False
         team.close()
         for process in started:
             if not finished:
@@ -211,6 +215,8 @@ def in_processes(work: Callable[[Team], Result], count: int) -> Result:
 
 def _work_along(team: Processes, pipes: Any, work: Callable[[Team], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process answers Ctrl-C
+    global _in_a_team
+    _in_a_team = True
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)

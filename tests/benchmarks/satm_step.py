@@ -59,46 +59,49 @@ def ours(serve: Any, args: Any) -> None:
     x = rng.random((args.batch, args.size, args.size, 3), np.float32)
     y = rng.integers(0, CLASSES, args.batch)
 
-    def one() -> None:
+    def one(team: Any) -> None:
         if args.craft:
             attacks.r_fgsm(learners[0].network, x, y, epsilon=EPSILON, alpha=ALPHA, rng=rng)
         else:
-            satm.step(learners, x, y, satm.Rules(epsilon=EPSILON, alpha=ALPHA), 0)
+            satm.step(learners, x, y, satm.Rules(epsilon=EPSILON, alpha=ALPHA), 0, team)
 
-    def together(wanted: str) -> Any:
-        """The step, or the peak memory, of all processes; those that do not lead wait here for orders."""
-        while True:
-            order = parallel.on_all(lambda _: wanted, [0])[0]
-            if order == "step":
-                one()
-            elif order == "memory":
-                processes = 1 if parallel.alone() else len(learners)
-                memory = sum(parallel.on_all(lambda _: pair.peak_mib(), range(processes)))
-            if parallel.leads():
-                return memory if order == "memory" else None
-            if order == "stop":
-                return None
+    def work(team: Any) -> None:
+        def together(wanted: str) -> Any:
+            """The step, or the peak memory, of all processes; those that do not lead wait here for orders."""
+            while True:
+                order = team.map(lambda _: wanted, [0])[0]
+                if order == "step":
+                    one(team)
+                elif order == "fetch":
+                    team.fetch(learners)
+                elif order == "memory":
+                    memory = sum(team.map(lambda _: pair.peak_mib(), range(team.size)))
+                if team.leads:
+                    return memory if order == "memory" else None
+                if order == "stop":
+                    return None
 
-    def course() -> None:
-        if parallel.leads():
+        def kernels(_: Any) -> Any:
+            together("fetch")  # then this process has all networks, and takes the step by itself
+            return shares_of_time(lambda: one(parallel.ALONE))
+
+        if team.leads:
             together("step")
             serve({"time": lambda _: pair.timed(lambda: together("step")), "memory": lambda _: together("memory"),
-                   "kernels": lambda _: shares_of_time(one)})  # fmt: skip
-        if not parallel.alone():
-            together("stop")
+                   "kernels": kernels})  # fmt: skip
+        together("stop")
 
     narrow = experiment.is_narrow(args.batch, args.size, args.width)
-    parallel.in_processes(course, len(learners) if narrow else 1)
+    parallel.in_processes(work, len(learners) if narrow else 1)
 
 
 def shares_of_time(step: Any) -> dict[str, tuple[float, float]]:
     """{kernel: (seconds, FLOP)} of one step in one process; a convolution counts as the definition multiplies."""
     import time
 
-    from minisatm import optim, parallel
+    from minisatm import optim
     from minisatm.kernels import numpy_kernels
 
-    parallel._crew, crew = None, parallel._crew
     found: dict[str, list[float]] = {}
     inside = False
 
@@ -128,7 +131,6 @@ def shares_of_time(step: Any) -> dict[str, tuple[float, float]]:
             setattr(place, name, watched(name, function))
         total = pair.timed(step)
     finally:
-        parallel._crew = crew
         for (place, name), function in before.items():
             setattr(place, name, function)
     found["everything else (tape, attack, losses)"] = [total - sum(seconds for seconds, _ in found.values()), 0.0]
