@@ -161,7 +161,8 @@ def descend(learner: Learner, loss: Callable[[], tuple[Tensor, Losses]], rules: 
 
 def network_loss(logits: Tensor, y: Array) -> Tensor:
     """Network_loss of lines 7 and 8: mean cross-entropy of logits (N, C) with classes (N,) or soft labels (N, C)."""
-    return ops.softmax_cross_entropy(logits, Tensor(y))
+    loss: Tensor = ops.softmax_cross_entropy(logits, Tensor(y))
+    return loss
 
 
 def loss_terms(

@@ -218,10 +218,7 @@ def test_whose_examples_validation_shows():
     """Its own where it learns from those or is alone; else the other network's, of the static ones if those teach."""
     team, static = ([Learner(name + end, None, None) for name in "ab"] for end in ("", "-static"))
     names = {
-        phase: [
-            own.name
-            for own in phases.validation_sources(phase, team, static if phase in phases.STATIC else [])
-        ]
+        phase: [own.name for own in phases.validation_sources(phase, team, static if phase in phases.STATIC else [])]
         for plan in phases.PLANS.values()
         for phase in plan
     }

@@ -156,7 +156,7 @@ def learn_from_drawn(
 ) -> dict[str, Losses]:  # fmt: skip
     """One mini-batch of ensemble or cascade training; returns each learner's loss terms. loss: not satm.loss_terms."""
     drawn = {
-        learner.name: choice[stream(rules.seed, learner.name, "source", iteration).integers(len(choice))]
+        learner.name: choice[int(stream(rules.seed, learner.name, "source", iteration).integers(len(choice)))]
         for learner, choice in zip(learners, sources)
     }
     static = list({id(s): s for s, learner in zip(drawn.values(), learners) if s is not learner}.values())

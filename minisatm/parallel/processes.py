@@ -106,7 +106,7 @@ class Processes(Team):
 
     def at_work(self) -> int:
         """How many of the processes are not waiting now."""
-        return self.size - sum(self.waiting[:])
+        return self.size - int(sum(self.waiting[:]))
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         items = list(items)

@@ -158,8 +158,7 @@ class Experiment:
                     continue
                 here = position if position and position["phase"] == phase else None
                 self.methods[method] = self._phase(run, phase, steps, networks, display, here)
-                for name, network in self.methods[method].items():
-                    network.save(str(run.network_file(method, name)))
+                run.save_networks(method, self.methods[method])
         finally:
             display.close()
 
@@ -230,7 +229,7 @@ class Experiment:
     def _narrow(self) -> bool:
         """Do networks go to processes of their own? On a GPU they take turns."""
         s = self.settings
-        return s.backend == "numpy" and is_narrow(s.batch, s.size, s.width)
+        return s.backend != "cupy" and is_narrow(s.batch, s.size, s.width)
 
     def _learner(self, name: str, start: Network, phase: str) -> Learner:
         s, kind = self.settings, self.kinds[name]

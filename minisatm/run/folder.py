@@ -12,27 +12,32 @@ from typing import Any
 
 from ..errors import InputError
 from ..models import files
+from ..models.network import Network
 from ..parallel import ALONE, Team
 from ..satm import Learner
 
+# The columns of log.csv and epochs.csv for each network; OWN_TERMS are those of one method.
 LOSS_TERMS = ("loss", "clean", "adversarial", "domain", "rate", "adversarial_rate", "gradient_norm", "learning_rate")
-OWN_TERMS = {"cascade": ("embedding",), "penalty": ("penalty",)}  # of one method
+OWN_TERMS = {"cascade": ("embedding",), "penalty": ("penalty",)}
 EPOCH_TERMS = ("train_clean", "train_adversarial", "validation_clean", "validation_adversarial", "validation_loss")
 
 
 class RunFolder:
-    """runs/<name>/ with config.json, log.csv, epochs.csv, last.h5, best.h5, networks/, tables/ and figures/."""
+    """runs/<name>/ with config.json, log.csv, epochs.csv, last.h5, best.h5, networks/, tables/ and figures/.
+
+    Several processes may hold the same folder. It writes in the one that leads its team; in the others it does nothing.
+    """
 
     def __init__(self, path: Path, team: Team = ALONE) -> None:
         self.path, self.team = path, team
 
     def seen_by(self, team: Team) -> RunFolder:
-        """The same folder for one process of a team: only the process that leads writes into it."""
+        """The same folder for one process of this team."""
         return RunFolder(self.path, team)
 
     @classmethod
     def create(cls, path: Path, settings: Any, names: Sequence[str]) -> RunFolder:
-        """Make a new folder; one that is there already and not empty is never written into."""
+        """Make a new folder. InputError if it exists and is not empty: nothing is ever overwritten."""
         cls.check_free(path)
         for part in ("tables", "figures", "networks"):
             (path / part).mkdir(parents=True, exist_ok=True)
@@ -47,27 +52,26 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """An InputError where a new run would write over something."""
+        """InputError if a new run would overwrite something."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} already exists: choose another --out, or go on with --resume {path}.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
+        """The folder of an earlier run. InputError if it is none."""
         if not (path / "config.json").is_file():
             raise InputError(f"{path} is not a run folder (no config.json): name one that minisatm.train made.")
         return cls(path)
 
     def append(self, file: str, row: dict[str, Any]) -> None:
-        """Add a row; columns that the row does not have stay empty."""
-        if not self.team.leads:
-            return
+        """Add a row to a CSV file; columns that the row does not have stay empty."""
         with open(self.path / file, newline="") as f:
             header = next(csv.reader(f))
         self._write(file, [[_text(row.get(column)) for column in header]], "a")
 
     def forget_after(self, phases: Sequence[str], phase: str, iteration: int) -> None:
-        """Drop the rows that a resumed run will write again: this phase's from `iteration` on, and later phases'."""
-        rank = {name: k for k, name in enumerate(phases)}
+        """Delete the rows that a resumed run will write again: those of `phase` from `iteration` on, and of later phases."""
+        order = {name: k for k, name in enumerate(phases)}
         for file in ("log.csv", "epochs.csv"):
             try:
                 with open(self.path / file, newline="") as f:
@@ -76,8 +80,9 @@ class RunFolder:
                 raise InputError(
                     f"{self.path / file} cannot be read ({problem}): start again with another --out."
                 ) from problem
-            whole = [r for r in rows if len(r) == len(header) and r[0] in rank]  # a power cut may leave half a row
-            self._write(file, [header, *(r for r in whole if (rank[r[0]], int(r[1])) < (rank[phase], iteration))])
+            whole = [r for r in rows if len(r) == len(header) and r[0] in order]  # a power cut may leave half a row
+            kept = [r for r in whole if (order[r[0]], int(r[1])) < (order[phase], iteration)]
+            self._write(file, [header, *kept])
 
     def _write(self, file: str, rows: list[list[str]], mode: str = "w") -> None:
         if not self.team.leads:
@@ -90,10 +95,16 @@ class RunFolder:
         self._write(f"tables/{name}.csv", [list(rows[0]), *([_text(v) for v in row.values()] for row in rows)])
 
     def network_file(self, method: str, name: str) -> Path:
+        """Where the network of this name is after this method."""
         return self.path / "networks" / f"{method}-{name}.h5"
 
+    def save_networks(self, method: str, networks: dict[str, Network]) -> None:
+        if self.team.leads:
+            for name, network in networks.items():
+                network.save(str(self.network_file(method, name)))
+
     def save_checkpoint(self, learners: Sequence[Learner], position: dict[str, Any]) -> None:
-        """Write learners with all that they carry, and how far the run is, to last.h5."""
+        """Write everything that the learners carry, and the run's position, to last.h5."""
         if not self.team.leads:
             return
 
@@ -114,13 +125,14 @@ class RunFolder:
         os.replace(part, self.path / "best.h5")
 
     def position(self) -> dict[str, Any]:
-        """How far last.h5 is: {"phase", "iteration", "best", "best_at", "worse"}."""
+        """The position of the run in last.h5: {"phase", "iteration", "best", "best_at", "worse"}."""
         if not (self.path / "last.h5").is_file():
             raise InputError(f"{self.path} has no checkpoint yet (last.h5): start the run again with another --out.")
         with files.open_h5(self.path / "last.h5") as h5:
             return dict(json.loads(h5.attrs["position"]))
 
     def load_checkpoint(self, file: str, learners: Sequence[Learner]) -> None:
+        """Give the learners everything that last.h5 or best.h5 holds of them."""
         with files.open_h5(self.path / file) as h5:
             for learner in learners:
                 for part, owner in learner.parts().items():

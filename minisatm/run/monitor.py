@@ -23,11 +23,11 @@ class Interrupted(Exception):
 
 
 class Monitor:
-    """Watches one phase: times and logs each step, validates, checkpoints, and stops early (satm.Monitor).
+    """Watches one phase (satm.Monitor): times and logs each step, validates, writes checkpoints, and stops early.
 
-    sources[k]: whose examples learner k is validated on (None: clean images only). judged: the names whose losses early
-    stopping adds up, Loss_A + Loss_B. adversarial: do these losses hold the adversarial terms, as in line 4 of
-    Algorithm 1, or only the clean one?
+    sources[k]: the learner whose examples validation shows to learner k (None: only clean images). loss: what it
+    computes, with satm.loss_terms' arguments. judged: the names whose losses early stopping adds up, Loss_A + Loss_B.
+    adversarial: does that sum hold the adversarial terms, as in line 4 of Algorithm 1, or only the clean ones?
     """
 
     def __init__(
@@ -63,35 +63,36 @@ class Monitor:
         self.stopped_early = self._out_of_patience()
         self.best_at = position["best_at"]
         if self.best_at == self.start:
-            self.run.keep_as_best()  # the run may have been cut off just before it did
+            self.run.keep_as_best()  # the run may have ended between the checkpoint and this copy
 
     def batches(self) -> Iterator[tuple[int, Any, Any]]:
-        """The phase's batches, prepared in the background; Ctrl-C is held back until the step in hand is done."""
+        """The batches of the phase, prepared in the background. Ctrl-C waits until the current step is complete."""
         if self.start == 0:
             self._checkpoint(0)
         if self.stopped_early:
             return
-        with _held_interrupt(self):
+        with _InterruptLater(self):
             for iteration, x, y in self.data.train.stream(self.start, self.iterations):
                 self._began = time.perf_counter()
                 yield iteration, x, y
 
     def stop(self, iteration: int, losses: dict[str, Losses]) -> bool:
+        """Log a step, validate and write a checkpoint when it is time; is it time to stop early?"""
         losses = numbers(losses)  # the one place in a step that waits for a GPU
         seconds = time.perf_counter() - self._began
         for name, terms in losses.items():
             for term, value in terms.items():
                 if not np.isfinite(value):
                     raise self._diverged(f"the {term} of {name} is {value:g}", iteration)
-        row = {"phase": self.phase, "iteration": iteration, "seconds": seconds}
+        row: dict[str, Any] = {"phase": self.phase, "iteration": iteration, "seconds": seconds}
         self.run.append("log.csv", row | {f"{n}.{t}": v for n, terms in losses.items() for t, v in terms.items()})
         done = iteration + 1
         self.display.step(self.phase, done, self.iterations, seconds, losses)
         stop, interrupted = False, any(self.team.map(lambda _: self._interrupted, [0]))
-        look = done % self.every == 0 or done == self.iterations
-        if look or interrupted:
+        validates = done % self.every == 0 or done == self.iterations
+        if validates or interrupted:
             self.team.fetch(self.learners)
-        if look:
+        if validates:
             stop = self._validate(done)
             self._checkpoint(done)
             if self.best_at == done:
@@ -102,21 +103,21 @@ class Monitor:
         return stop
 
     def _validate(self, done: int) -> bool:
-        """One row of epochs.csv; is it time to stop early?"""
+        """Write one row of epochs.csv; is it time to stop early?"""
         row: dict[str, Any] = {}
         loss = 0.0
         for part, batches in (("train", self.data.train), ("validation", self.data.validation)):
-            for learner, terms in self._looked_at(batches).items():
+            for name, terms in self._validated_on(batches).items():
                 row |= {
-                    f"{learner}.{part}_clean": terms["rate"],
-                    f"{learner}.{part}_adversarial": terms.get("adversarial_rate"),
+                    f"{name}.{part}_clean": terms["rate"],
+                    f"{name}.{part}_adversarial": terms.get("adversarial_rate"),
                 }
                 if part == "validation":
-                    own = terms["loss" if self.adversarial else "clean"]
-                    if not np.isfinite(own):
-                        raise self._diverged(f"the validation loss of {learner} is {own:g}", done - 1)
-                    row[f"{learner}.validation_loss"] = own
-                    loss += own if learner in self.judged else 0.0  # Loss_A + Loss_B: the hold-out has no say
+                    value = terms["loss" if self.adversarial else "clean"]
+                    if not np.isfinite(value):
+                        raise self._diverged(f"the validation loss of {name} is {value:g}", done - 1)
+                    row[f"{name}.validation_loss"] = value
+                    loss += value if name in self.judged else 0.0  # Loss_A + Loss_B, without the hold-out
         epoch = done / self.data.train.steps_per_epoch
         self.run.append("epochs.csv", {"phase": self.phase, "iteration": done - 1, "epoch": epoch} | row)
         if loss < self.best:
@@ -126,7 +127,7 @@ class Monitor:
         self.stopped_early = self._out_of_patience()
         return self.stopped_early
 
-    def _looked_at(self, batches: Any) -> dict[str, Losses]:
+    def _validated_on(self, batches: Any) -> dict[str, Losses]:
         return validate(self.learners, self.sources, batches, self.rules, limit=self.settings.evaluate_images,
                         team=self.team, loss=self.loss)  # fmt: skip
 
@@ -152,14 +153,14 @@ class Monitor:
         )
 
 
-class _held_interrupt:
-    """Ctrl-C sets a flag, so that no step is cut in two; a second one acts at once (signals reach the main thread)."""
+class _InterruptLater:
+    """Ctrl-C sets a flag, so that no step is cut in two; a second Ctrl-C acts at once."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
 
     def __enter__(self) -> None:
-        self.before = None
+        self.before: Any = None
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGINT, self._note)
 

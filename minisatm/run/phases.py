@@ -23,7 +23,7 @@ PLANS = {
 }
 ADVERSARIAL = ("standard", "ensemble", "cascade", "satm")  # half of a batch is adversarial
 WITH_DOMAIN = ("ensemble", "satm")
-# The networks that crafts for a phase without learning are those at the end of this earlier phase.
+# The static networks of a phase, which craft or teach but do not learn, are those at the end of this earlier phase.
 STATIC = {"ensemble": "undefended", "cascade": "standard", "distillation": "teacher"}
 # The settings that only this phase reads.
 OWN_SETTINGS = {
@@ -31,14 +31,17 @@ OWN_SETTINGS = {
     "penalty": ("r_penalty",),
 }  # fmt: skip
 
-ALONE_LOOPS = {
+ALONE_LOOPS: dict[str, Callable[..., None]] = {
     **dict.fromkeys(("clean", "control"), training.train_clean),
     "standard": training.train_standard,
     "teacher": training.train_teacher,
     "penalty": training.train_with_penalty,
     "satm": satm.train,
 }
-LOOPS_WITH_SOURCES = {"ensemble": training.train_ensemble, "cascade": training.train_cascade}
+LOOPS_WITH_SOURCES: dict[str, Callable[..., None]] = {
+    "ensemble": training.train_ensemble,
+    "cascade": training.train_cascade,
+}
 
 
 def own_settings(phase: str, settings: Any) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def validation_loss(phase: str, own: dict[str, Any]) -> Callable[..., Any]:
 
 
 def validation_sources(phase: str, learners: Sequence[Learner], static: Sequence[Learner]) -> list[Learner]:
-    """Whose examples validation shows to each learner: another network's, its own where it learns from those."""
+    """The learner whose examples validation shows to each: another network, itself where it learns from its own."""
     if phase == "standard" or len(learners) == 1:
         return list(learners)
     others = static if phase in ADVERSARIAL and static else learners
