@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import importlib
+import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 # Before NumPy: on matrices as small as these a second BLAS thread only waits, and starves what else is running.
@@ -12,10 +14,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 from cuda_on_cpu import cupy_standin, runner
 from hypothesis import settings
+from tiny_runs import TINY, outcome
 
-from minisatm import backend
+from minisatm import backend, parallel
 from minisatm.data import faces
 from minisatm.kernels import cuda_source
+from minisatm.run import experiment
+from minisatm.run import settings as config
 
 # Derandomised: a run that fails on one machine fails on all. No deadline: a busy machine is not a failure.
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -107,3 +112,77 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
+
+
+# --- runs
+
+
+@pytest.fixture(scope="session")
+def faces32(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("faces32") / "drawn"
+    faces.write(directory, images=160, size=32, seed=0)
+    return directory
+
+
+@pytest.fixture
+def tiny(faces32, tmp_path, monkeypatch):
+    """Settings of a run that takes half a second; the report, which draws figures, is left out."""
+    monkeypatch.setattr(experiment.Experiment, "report", lambda self, run, *measured: run.path)
+    monkeypatch.chdir(tmp_path)
+    return lambda **changes: config.from_preset("smoke", {**TINY, "data_dir": str(faces32), **changes})
+
+
+@pytest.fixture(scope="session")
+def whole(faces32, tmp_path_factory):
+    """Uninterrupted runs, one per method."""
+    done = {}
+
+    def run(method):
+        if method not in done:
+            out = tmp_path_factory.mktemp("whole") / method
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(experiment.Experiment, "report", lambda self, run, *measured: run.path)
+                experiment.run_new(
+                    config.from_preset("smoke", {**TINY, "data_dir": str(faces32), "method": method}), out
+                )
+            done[method] = outcome(out)
+        return done[method]
+
+    return run
+
+
+# --- processes and threads
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """Pretend to have so many cores, so that the tests mean the same everywhere."""
+    return lambda count: monkeypatch.setattr(parallel.threads, "cores", lambda: count)
+
+
+class TooLate(BaseException):  # no Exception, or map would wait for the others before raising it
+    pass
+
+
+@pytest.fixture
+def time_limit():
+    """End a test that waits for ever."""
+
+    def too_late(*_):
+        raise TooLate
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.setitimer(signal.ITIMER_REAL, 60, 5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def pids():
+    """The processes that a test notes here must all be gone at its end, and not even be zombies."""
+    noted = []
+    yield noted
+    assert len(noted) > 1, "the test noted nothing"
+    left = [pid for pid in noted if pid != os.getpid() and os.path.exists(f"/proc/{pid}")]
+    assert not left and not multiprocessing.active_children()
