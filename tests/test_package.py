@@ -37,8 +37,7 @@ def test_readme_examples_run(tmp_path: Path) -> None:
     """The Python in the README runs, one block after the other, as a reader would type it."""
     blocks = re.findall(r"(?:^    .*\n|^\n)+", (ROOT / "README.md").read_text(), flags=re.M)
     code = [textwrap.dedent(b) for b in blocks if re.search(r"^    (import|from|@op)", b, flags=re.M)]
-    code = [c for c in code if "from art." not in c]  # an optional peer: test_evaluate.py runs that one
-    assert len(code) == 3
+    assert len(code) == 2
     script = tmp_path / "readme.py"
     script.write_text("import numpy as np\nfrom minisatm import op\n" + "\n".join(code) + "\nprint(x_adv.shape)\n")
     done = python(str(script))
