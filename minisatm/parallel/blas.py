@@ -16,7 +16,10 @@ def one_blas_thread() -> _OneBlasThread:
 
 
 def with_one_blas_thread(function: Callable[..., Result]) -> Callable[..., Result]:
-    """The function in such a block: one product on several BLAS threads, and they stay awake and take a core's time."""
+    """The function, run in such a block.
+
+    After one product on several threads, BLAS keeps those threads awake for a while: they take a core's time.
+    """
 
     @wraps(function)
     def call(*args: Any, **settings: Any) -> Result:
@@ -53,7 +56,7 @@ class _OneBlasThread:
                 self.limit.restore_original_limits()
 
     def _free(self) -> None:
-        """Newer threadpoolctl heeds one thread only; here any may be the first in and any other the last out."""
+        """Newer versions of threadpoolctl let only one thread set limits; here any thread may enter first or leave last."""
         if hasattr(self.owner, "clear_controlling_thread"):
             self.owner.clear_controlling_thread(force=True)
 

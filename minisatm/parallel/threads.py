@@ -27,11 +27,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-processes_at_work: Callable[[], int] = lambda: 1  # processes.py counts them: each needs a core of its own
+processes_at_work: Callable[[], int] = lambda: 1  # processes.py replaces it: each working process needs a core
 
 
 def shares(parts: Sequence[Item]) -> list[Sequence[Item]]:
-    """Cut a list into as many equal runs as there are cores; fewer where there are fewer parts."""
+    """Cut a list into equal consecutive pieces, one for each core; fewer where the list is shorter."""
     if len(parts) < 2:
         return [parts]
     count = min(cores(), len(parts))
@@ -40,20 +40,20 @@ def shares(parts: Sequence[Item]) -> list[Sequence[Item]]:
 
 
 def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """[function(item) for item in items], by this thread and by threads on cores that are free.
+    """[function(item) for item in items], computed by this thread and by threads on free cores.
 
-    Items must not share anything that function changes. All have finished when it returns or raises the first error.
+    Items must not share anything that function changes. All items are done when this returns or raises the first error.
     """
     items = list(items)
     with blas.one_blas_thread():
-        helpers = _helpers.hire(len(items) - 1)
+        helpers = _helpers.reserve(len(items) - 1)
         if not helpers:
             return [function(item) for item in items]
-        return _Shared(function, items).run(helpers)
+        return _Job(function, items).run(helpers)
 
 
-class _Shared:
-    """One list of items that several threads work through."""
+class _Job:
+    """One list of items that several threads work through together."""
 
     def __init__(self, function: Callable[[Any], Any], items: list[Any]) -> None:
         self.function, self.count = function, len(items)
@@ -63,13 +63,13 @@ class _Shared:
         self.one_done, self.helper_gone = threading.Semaphore(0), threading.Semaphore(0)
 
     def run(self, helpers: int) -> list[Any]:
-        for _ in range(helpers):  # each sees the caller's context variables (NumPy keeps errstate there)
+        for _ in range(helpers):  # in a copy of the caller's context variables: NumPy keeps errstate there
             _helpers.send(partial(copy_context().run, self.help))
         try:
             self.work()
             while len(self.results) + len(self.problems) < self.count:
                 self.one_done.acquire()
-        except BaseException:  # Ctrl-C between two items: nobody may be at work when the caller hears of it
+        except BaseException:  # Ctrl-C between two items: no thread may still be at work when the caller sees it
             self.drop()
             for _ in range(helpers):
                 self.helper_gone.acquire()
@@ -97,7 +97,7 @@ class _Shared:
             self.one_done.release()
 
     def drop(self) -> None:
-        """Leave undone what nobody has begun."""
+        """Remove the items that no thread has begun."""
         while self.waiting:
             with suppress(IndexError):
                 self.waiting.pop()
@@ -105,33 +105,32 @@ class _Shared:
 
 
 class _Helpers:
-    """Threads that help: never more at work than there are other cores."""
+    """Threads that wait for work. Never more of them work than there are other cores."""
 
     def __init__(self) -> None:
         self.lock, self.busy, self.size = threading.Lock(), 0, 0
-        self.errands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
-    def hire(self, wanted: int) -> int:
-        """Take as many helpers as are wanted and free, perhaps none; each goes when it has run one errand."""
+    def reserve(self, wanted: int) -> int:
+        """Reserve up to `wanted` free threads, perhaps none; each is free again after one task."""
         if wanted < 1:
             return 0
         with self.lock:
-            taken = processes_at_work()  # one thread each
-            count = max(0, min(wanted, cores() - taken - self.busy))
+            count = max(0, min(wanted, cores() - processes_at_work() - self.busy))
             self.busy += count
             for _ in range(self.busy - self.size):
                 threading.Thread(target=self.serve, name="minisatm-helper", daemon=True).start()
                 self.size += 1
         return count
 
-    def send(self, errand: Callable[[], None]) -> None:
-        self.errands.put(errand)
+    def send(self, task: Callable[[], None]) -> None:
+        self.tasks.put(task)
 
     def serve(self) -> None:
         while True:
-            errand = self.errands.get()
-            errand()
-            del errand  # or its arrays would live until the next one
+            task = self.tasks.get()
+            task()
+            del task  # otherwise its arrays would live until the next task
             with self.lock:
                 self.busy -= 1
 
