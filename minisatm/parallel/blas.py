@@ -56,7 +56,7 @@ class _OneBlasThread:
                 self.limit.restore_original_limits()
 
     def _free(self) -> None:
-        """Newer versions of threadpoolctl let only one thread set limits; here any thread may enter first or leave last."""
+        """Newer threadpoolctl lets only one thread set limits; here any thread may enter first or leave last."""
         if hasattr(self.owner, "clear_controlling_thread"):
             self.owner.clear_controlling_thread(force=True)
 
