@@ -28,7 +28,8 @@ class Setting:
     help: str
     group: str  # of options, in --help
     choices: Sequence[Any] = ()
-    limits: tuple[float, float] = (-math.inf, math.inf)
+    least: float = -math.inf
+    most: float = math.inf
     unit: str = ""
     paper: Any = None
     source: str = ""
@@ -55,12 +56,11 @@ class Setting:
     @property
     def range(self) -> str:
         """The values that are allowed, in words."""
-        least, most = self.limits
         if self.choices:
             return ", ".join(map(str, self.choices))
-        if least == -math.inf:
+        if self.least == -math.inf:
             return _words(self.type)
-        return f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        return f"{self.least:g} or more" if self.most == math.inf else f"{self.least:g} to {self.most:g}"
 
     def text(self, value: Any) -> str:
         """A value as one writes it on the command line."""
@@ -82,14 +82,13 @@ class Setting:
         """An InputError for a value, of the right type, that is none of the choices or outside of the limits."""
         if self.choices:
             check_choice(self.name.replace("_", " "), value, self.choices)
-        least, most = self.limits
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, str) or number is None:
                 continue
-            if number < least:
-                raise InputError(f"{self.option} {number:g} is too small: {least:g} at least.")
-            if number > most:
-                raise InputError(f"{self.option} {number:g} is too large: {most:g} at most.")
+            if number < self.least:
+                raise InputError(f"{self.option} {number:g} is too small: {self.least:g} at least.")
+            if number > self.most:
+                raise InputError(f"{self.option} {number:g} is too large: {self.most:g} at most.")
 
 
 def setting(default: Any, help: str, group: str, **more: Any) -> Any:

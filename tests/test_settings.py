@@ -203,7 +203,7 @@ def test_every_declaration_is_complete(s):
         assert s.text(value), "unset must say what an empty value means"
     assert set(s.of) <= set(phases.PLANS)
     if s.type in (int, float, float | None, tuple[float, ...]) and not s.choices:
-        assert s.limits[0] >= 0  # no setting may be negative
+        assert s.least >= 0  # no setting may be negative
 
 
 @each_setting
@@ -232,12 +232,13 @@ def test_every_type_is_checked(here, s):
     assert [p.name for p in here.iterdir()] == ["c.json"]
 
 
-LIMITED = [(s, k) for s in config.declarations() for k in (0, 1) if math.isfinite(s.limits[k])]
+LIMITED = [(s, k) for s in config.declarations() for k in (0, 1) if math.isfinite((s.least, s.most)[k])]
 
 
 @pytest.mark.parametrize("s, k", LIMITED, ids=lambda v: v.name if isinstance(v, config.Setting) else "")
 def test_every_limit_is_checked(here, s, k):
-    beyond = s.limits[k] + (1 if k else -1)
+    limit = (s.least, s.most)[k]
+    beyond = limit + (1 if k else -1)
     changes = {s.name: [beyond] if s.type == tuple[float, ...] else int(beyond) if s.type is int else beyond}
     (here / "c.json").write_text(json.dumps({"preset": "smoke"} | changes))
     sentences = [
@@ -247,7 +248,7 @@ def test_every_limit_is_checked(here, s, k):
     if s.name in ("epsilon", "alpha"):  # attacks say it of these, with the unit
         assert all(sentence.startswith(f"{s.name} ") for sentence in sentences)
     else:
-        end = f"is too {('small', 'large')[k]}: {s.limits[k]:g} at {('least', 'most')[k]}."
+        end = f"is too {('small', 'large')[k]}: {limit:g} at {('least', 'most')[k]}."
         assert sentences == [f"{s.option} {beyond:g} {end}"] * 2
     assert [p.name for p in here.iterdir()] == ["c.json"]
 
@@ -271,7 +272,7 @@ def test_a_new_setting_is_one_field(monkeypatch, here):
 
     @dataclasses.dataclass
     class Settings(config.Settings):
-        gain: float = setting(1.5, "a new setting", config.LOSSES, limits=(0, 2), unit="volts", source=OURS)
+        gain: float = setting(1.5, "a new setting", config.LOSSES, least=0, most=2, unit="volts", source=OURS)
 
     monkeypatch.setattr(config, "Settings", Settings)
     assert "--gain X a new setting, in volts (our choice; default 1.5)" in " ".join(call("--help")[1].split())
