@@ -42,9 +42,7 @@ def read_labels(path: Path | None, classes: int) -> list[str]:
     try:
         labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(
-            f"cannot read labels from {path} ({problem}): give a text file, one label a line."
-        ) from problem
+        raise InputError(f"cannot read labels from {path} ({problem}): give a file with one label a line.") from problem
     if len(labels) != classes:
         raise InputError(f"{path} has {len(labels)} labels, the network {classes} classes: give one label a line.")
     return labels

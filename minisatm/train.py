@@ -53,27 +53,26 @@ def settings_from(options: dict[str, Any]) -> config.Settings:
     if "config" in options and "preset" in options:
         raise InputError("--config holds a preset's settings already: leave out --preset.")
     base = config.read(options["config"]) if "config" in options else {}
-    known = {s.name for s in config.declarations()}
-    changes = {**base, **{k: v for k, v in options.items() if k in known}}
+    changes = {k: v for k, v in (base | options).items() if k not in ("preset", "config", "out")}
     if changes.get("clip") == 0:
         changes["clip"] = None
-    preset = options.get("preset", base.get("preset", "toy"))
     if changes.get("method") == "clean":
         # Clean training is the fine-tuning itself: its steps are those asked for under either name.
         asked = [options[k] for k in ("clean_iterations", "iterations") if k in options]
         if asked:
             changes["clean_iterations"] = sum(asked)
-    return config.from_preset(preset, {k: v for k, v in changes.items() if k != "preset"})
+    return config.from_preset((base | options).get("preset", "toy"), changes)
 
 
 def resumed_settings(saved: dict[str, Any], where: dict[str, Any]) -> config.Settings:
-    """A run's settings, perhaps on another backend than it began on."""
-    if where.get("backend", "cupy") != "cupy":  # TF32 is of a GPU alone
+    """A run's settings with the backend and tf32 that are given for the rest of it."""
+    if where.get("backend", "cupy") != "cupy":  # only a GPU has TF32
         where = {"tf32": False, **where}
     return config.Settings(**{**saved, **where}).check()
 
 
 def default_out(settings: config.Settings) -> Path:
+    """The folder of a run without --out: runs/<date>-<method>-<networks>, numbered where that exists."""
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), settings.method, *settings.named_networks()])
     path, number = Path("runs") / name, 2
     while path.exists():
@@ -93,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
             others = sorted(set(options) - {"resume", *where})
             if others:
                 raise InputError(
-                    f"--resume goes on with the run's own settings (but --backend and --tf32): leave out "
+                    "--resume goes on with the run's own settings (but --backend and --tf32): leave out "
                     f"--{others[0].replace('_', '-')}."
                 )
             out = RunFolder.open(options["resume"]).path

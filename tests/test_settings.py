@@ -324,6 +324,7 @@ def test_a_word_is_stripped_and_an_empty_one_dropped():
 
 
 def test_the_paper_preset():
+    assert config.choices("preset") == tuple(config.PRESETS)
     s = config.from_preset("paper", {})
     assert (s.size, s.batch, s.learning_rate, s.width, s.epsilon, s.alpha) == (224, 8, (1e-5,), 1.0, 16 / 256, None)
     assert (s.networks, s.holdout, s.clip, s.schedule) == (("vgg16", "resnet50"), "resnet101", None, "constant")
