@@ -16,11 +16,11 @@ from .tape import no_grad
 from .tensor import Tensor
 
 TOP = 5
-GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
+GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue: ITU-R BT.601, as in Pillow's mode L
 
 
 def classify(network: Any, image: Any, labels: list[str]) -> list[tuple[str, float]]:
-    """The most likely classes, (label, probability), of the middle square of an image, uint8 (h, w, 3)."""
+    """The five most likely classes, as (label, probability), of the middle square of an image: (h, w, 3) uint8."""
     size, channels = network.definition["size"], network.definition["channels"]
     side = min(image.shape[:2])
     top, left = ((n - side) // 2 for n in image.shape[:2])
@@ -30,19 +30,19 @@ def classify(network: Any, image: Any, labels: list[str]) -> list[tuple[str, flo
     x = fit(square, size)[None].astype(np.float32) / 255
     with network.mode(False), no_grad():
         logits = network(Tensor(x))[0].data[0].astype(np.float64)
-    odds = np.exp(logits - logits.max())
-    first = np.argsort(-odds, kind="stable")[:TOP]
-    return [(labels[k], float(odds[k] / odds.sum())) for k in first]
+    exponentials = np.exp(logits - logits.max())
+    most_likely = np.argsort(-exponentials, kind="stable")[:TOP]
+    return [(labels[k], float(exponentials[k] / exponentials.sum())) for k in most_likely]
 
 
 def read_labels(path: Path | None, classes: int) -> list[str]:
-    """One label a line; without a file their numbers."""
+    """The labels of the classes from a file with one label a line; without a file, the numbers of the classes."""
     if path is None:
         return [str(k) for k in range(classes)]
     try:
         labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"cannot read labels from {path} ({problem}): give a text file, one a line.") from problem
+        raise InputError(f"cannot read labels from {path} ({problem}): give a file with one label a line.") from problem
     if len(labels) != classes:
         raise InputError(f"{path} has {len(labels)} labels, the network {classes} classes: give one label a line.")
     return labels
@@ -51,9 +51,9 @@ def read_labels(path: Path | None, classes: int) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 2 for a file that cannot be used, with one sentence."""
     p = Parser(prog="python -m minisatm.classify", description=__doc__)
-    p.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="pictures of any size: their middle counts")
-    p.add_argument("--weights", required=True, metavar="x.h5", help="a network's file: converted, or of a run")
-    p.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one label a line (default: numbers)")
+    p.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="pictures; the middle square of each is used")
+    p.add_argument("--weights", required=True, metavar="x.h5", help="a network's file, of a run or of weights_convert")
+    p.add_argument("--labels", type=Path, metavar="FILE", help="text file with one label a line (default: numbers)")
     args = p.parse_args(argv)
     try:
         network = models.build(None, weights=args.weights)

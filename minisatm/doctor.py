@@ -1,4 +1,4 @@
-"""python -m minisatm.doctor: what minisatm finds on this machine, how fast that is, and what would make it faster."""
+"""python -m minisatm.doctor: show what minisatm can use on this machine, how fast it is, and how to make it faster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .parallel import cores, one_blas_thread
 REQUIRED = ("numpy", "pillow", "h5py", "matplotlib", "tqdm", "threadpoolctl")
 DATA_PARTS = ("data/mnist", "data/adience", "weights")
 
-# OpenBLAS's core types by the vector instructions of their kernels; one that is not listed is taken to be right.
+# OpenBLAS's core types by the vector instructions of their kernels. There is no warning for a type that is in no list.
 AVX2_CORES = ("haswell", "zen", "excavator")
 OLDER_CORES = (
     "katmai", "coppermine", "northwood", "prescott", "banias", "atom", "core2", "penryn", "dunnington", "nehalem",
@@ -29,11 +29,11 @@ THREAD_VARIABLES = {
     "mkl": ("MKL_NUM_THREADS", "OMP_NUM_THREADS"),
     "blis": ("BLIS_NUM_THREADS", "OMP_NUM_THREADS"),
 }
-MOST_THREADS = 64  # of the OpenBLAS in NumPy's wheels, however many cores there are
+MOST_THREADS = 64  # the OpenBLAS in NumPy's wheels never uses more
 
 
 def vector_unit(flags: Collection[str]) -> str:
-    """The widest vector instructions, by a processor's flags, that OpenBLAS has kernels for; "" for older ones."""
+    """The widest vector instructions that a processor has by its flags and OpenBLAS has kernels for; "" if none."""
     if {"avx512f", "avx512vl"} <= set(flags):
         return "AVX-512"
     return "AVX2" if {"avx2", "fma"} <= set(flags) else ""
@@ -42,49 +42,49 @@ def vector_unit(flags: Collection[str]) -> str:
 def blas_warnings(
     library: Mapping[str, Any] | None, flags: Collection[str], environment: Mapping[str, str], cores: int
 ) -> list[str]:
-    """What slows NumPy's matrix products, a sentence each with what to do.
+    """One sentence for each thing that makes NumPy's matrix products slow, with what to do about it.
 
-    library: threadpoolctl's entry for NumPy's BLAS, None if it knows none; flags: the processor's, of /proc/cpuinfo.
+    library: threadpoolctl's entry for NumPy's BLAS, None if there is none. flags: the processor's, from /proc/cpuinfo.
     """
     if library is None:
         return [
             "threadpoolctl does not know NumPy's BLAS, whose threads may get in the way of minisatm's: install NumPy's "
             "own wheel (pip install --force-reinstall numpy), or hold that BLAS to one thread by its own settings."
         ]
-    found, kind, threads = [], library["internal_api"], library["num_threads"] or 1
+    warnings, kind, threads = [], library["internal_api"], library["num_threads"] or 1
     if kind == "openblas":
         core, unit = library.get("architecture") or "unknown", vector_unit(flags)
         if (unit == "AVX-512" and core.lower() in AVX2_CORES) or (unit and core.lower() in OLDER_CORES):
-            mend = f"update NumPy, or set OPENBLAS_CORETYPE={'SkylakeX' if unit == 'AVX-512' else 'Haswell'}"
+            remedy = f"update NumPy, or set OPENBLAS_CORETYPE={'SkylakeX' if unit == 'AVX-512' else 'Haswell'}"
             if environment.get("OPENBLAS_CORETYPE"):
-                mend = f"unset OPENBLAS_CORETYPE (now {environment['OPENBLAS_CORETYPE']})"
-            found.append(
-                f"OpenBLAS runs its {core} core although this processor has {unit}, up to twice as fast: {mend}."
+                remedy = f"unset OPENBLAS_CORETYPE (now {environment['OPENBLAS_CORETYPE']})"
+            warnings.append(
+                f"OpenBLAS runs its {core} core although this processor has {unit}, up to twice as fast: {remedy}."
             )
         if environment.get("OPENBLAS_L2_SIZE"):
-            found.append("OPENBLAS_L2_SIZE replaces the cache size that OpenBLAS finds itself: unset OPENBLAS_L2_SIZE.")
+            warnings.append("OPENBLAS_L2_SIZE hides the real cache size from OpenBLAS: unset OPENBLAS_L2_SIZE.")
     if threads < min(cores, MOST_THREADS):
         names = THREAD_VARIABLES.get(kind, ("OMP_NUM_THREADS",))
         few = [n for n in names if environment.get(n, "").split(",")[0].strip() in map(str, range(1, cores))]
-        mend = (
+        remedy = (
             f"unset {' and '.join(few)}" if few else "install NumPy's own wheel (pip install --force-reinstall numpy)"
         )
-        found.append(f"BLAS uses {threads} of {cores} cores in products outside minisatm's own kernels: {mend}.")
-    return found
+        warnings.append(f"BLAS uses {threads} of {cores} cores in products outside minisatm's own kernels: {remedy}.")
+    return warnings
 
 
 def speed_warnings(one: float, every: float, cores: int) -> list[str]:
-    """Whether several cores multiply matrices hardly faster than one: somebody else uses them."""
+    """A warning where `every` core together multiplies matrices hardly faster than `one`: other programs use them."""
     if cores < 2 or every >= 1.3 * one:
         return []
     return [
-        f"{cores} cores multiply matrices only {every / one:.1f} times as fast as one: stop what else keeps them busy "
-        "(top shows it), unless they are two threads of one core."
+        f"{cores} cores multiply matrices only {every / one:.1f} times as fast as one: stop the other programs that "
+        "use them (top shows which), unless they are two threads of one core."
     ]
 
 
-def data_found(environment: Mapping[str, str]) -> tuple[str, list[str]]:
-    """What $MINISATM_DATA holds, and a warning where it is set and holds nothing known."""
+def data_folder(environment: Mapping[str, str]) -> tuple[str, list[str]]:
+    """What the folder $MINISATM_DATA holds, and a warning where it is set and holds no data."""
     folder = environment.get("MINISATM_DATA")
     if not folder:
         return "MINISATM_DATA is not set (drawn faces need no data)", []
@@ -96,13 +96,13 @@ def data_found(environment: Mapping[str, str]) -> tuple[str, list[str]]:
 
 
 def drawn_faces() -> str:
-    """The sets of faces that training runs in the working directory have drawn."""
+    """The sets of faces that training runs in this directory have drawn, in words."""
     names = sorted(path.name for path in Path("runs/data").glob("*") if path.is_dir())
     return f"runs/data: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "none in runs/data yet"
 
 
 def version(package: str) -> str:
-    """An installed package's version, or "absent"."""
+    """The version of an installed package, or "absent"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -110,7 +110,7 @@ def version(package: str) -> str:
 
 
 def system_file(path: str) -> dict[str, str]:
-    """The "name : value" lines of a file under /proc, or nothing where there is no such file."""
+    """The "name : value" lines of a file under /proc as a dict, empty where there is no such file."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -119,10 +119,10 @@ def system_file(path: str) -> dict[str, str]:
 
 
 def memory() -> str:
-    """Total and available memory, as far as the system tells."""
-    found = system_file("/proc/meminfo")  # in kB
-    if {"MemTotal", "MemAvailable"} <= set(found):
-        total, available = (int(found[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
+    """The total and the available memory in words, as far as the system knows them."""
+    lines = system_file("/proc/meminfo")  # in kB
+    if {"MemTotal", "MemAvailable"} <= set(lines):
+        total, available = (int(lines[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
         return f"{total:.1f} GiB, {available:.1f} GiB of it available"
     try:
         return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB, available: unknown"
@@ -131,7 +131,7 @@ def memory() -> str:
 
 
 def blas() -> tuple[str, dict[str, Any] | None]:
-    """NumPy's BLAS in words, and threadpoolctl's entry for it if it knows that library."""
+    """NumPy's BLAS in words, and threadpoolctl's entry for it, None if threadpoolctl does not know it."""
     import numpy as np
 
     if importlib.util.find_spec("threadpoolctl"):
@@ -146,7 +146,7 @@ def blas() -> tuple[str, dict[str, Any] | None]:
 
 
 def shortest(work: Callable[[], Any], seconds: float) -> float:
-    """The shortest time that work() takes, run once to warm up and then again and again for so many seconds."""
+    """The shortest time of work(), which runs once to warm up and then as often as fits into so many seconds."""
     work()
     shortest_yet, end = float("inf"), time.perf_counter() + seconds
     while (start := time.perf_counter()) < end or shortest_yet == float("inf"):
@@ -156,13 +156,13 @@ def shortest(work: Callable[[], Any], seconds: float) -> float:
 
 
 def speeds(seconds: float = 2.0) -> tuple[float, float, float, float]:
-    """Measured in about so many seconds: products on one core and on all, copying, convolution; in 1e9 a second."""
+    """1e9 operations (bytes) a second of: matrix product on one core, on all cores, copying, convolution."""
     import numpy as np
     from threadpoolctl import threadpool_limits
 
     from . import Tensor, grad, ops
 
-    rng, each = np.random.default_rng(0), seconds / 4.4  # the rest goes for warming up
+    rng, each = np.random.default_rng(0), seconds / 4.4  # four measurements; the rest is for warming up
     a, product = rng.standard_normal((1024, 1024), np.float32), np.empty((1024, 1024), np.float32)
     multiply = []
     for threads in (1, cores()):
@@ -176,7 +176,7 @@ def speeds(seconds: float = 2.0) -> tuple[float, float, float, float]:
     g = rng.standard_normal(x.shape, np.float32)
     with one_blas_thread():  # as in the training loop
         convolve = shortest(lambda: grad(ops.conv2d(x, w), [x, w], g), each)
-    operations = 3 * 2 * g.size * 3 * 3 * 64  # for out, gx and gw: multiply and add kh kw C numbers for each of g's
+    operations = 3 * 2 * g.size * 3 * 3 * 64  # out, gx, gw: kh kw C products and sums for each of g's numbers
     one, every = (2 * 1024**3 / t / 1e9 for t in multiply)
     return one, every, 2 * source.nbytes / copy / 1e9, operations / convolve / 1e9
 
@@ -187,7 +187,7 @@ def show(label: str, text: str = "") -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0 whatever is found; 2 for a bad argument."""
+    """Exit status 0, also with warnings; 2 for a bad argument."""
     from . import __version__
     from .backend import cupy_problem, gpu
     from .cli import Parser
@@ -196,16 +196,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="leave out the speed test of two seconds")
     quick = parser.parse_args(argv).quick
 
-    about, (library, entry), (data, warnings) = system_file("/proc/cpuinfo"), blas(), data_found(os.environ)
+    about, (library, entry), (data, warnings) = system_file("/proc/cpuinfo"), blas(), data_folder(os.environ)
     name, flags = about.get("model name") or platform.processor() or "unknown", about.get("flags", "").split()
     versions = {package: version(package) for package in REQUIRED}
-    absent = [package for package, found in versions.items() if found == "absent"]
+    absent = [package for package in REQUIRED if versions[package] == "absent"]
     if absent:
         warnings.append(f"{', '.join(absent)}: not installed; run pip install -e . in minisatm's folder.")
     warnings += blas_warnings(entry, flags, os.environ, cores())
     optional = (f"{p} {'present' if importlib.util.find_spec(p) else 'absent'}" for p in ("cupy", "torch"))
     show("minisatm", f"{__version__}, Python {platform.python_version()}")
-    show("packages", ", ".join(f"{package} {found}" for package, found in versions.items()))
+    show("packages", ", ".join(" ".join(item) for item in versions.items()))
     show("optional", ", ".join(optional))
     show("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     show("processor", f"{name}, {vector_unit(flags)}".rstrip(", "))
@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     for sentence in warnings:
         show("warning", sentence)
     if not warnings:
-        show("nothing to mend")
+        show("nothing to improve")
     return 0
 
 

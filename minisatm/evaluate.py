@@ -30,7 +30,7 @@ from .run import lineup
 from .run.experiment import TEST_BATCH, is_narrow
 from .run.folder import RunFolder
 from .run.images import test_images
-from .run.settings import CHOICES, Settings
+from .run.settings import Settings, choices
 from .units import epsilon_text, fraction
 
 SUBSET = 200  # images for curves and masking: they ask far more of each
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", type=int, default=500, metavar="N", help="how many of the test images; 0: all [500]")
     p.add_argument("--batch", type=int, metavar="N", help=f"images at a time [the run's, times {TEST_BATCH}]")
     p.add_argument("--seed", type=int, default=0, help="of random attacks, which draw by batch and network [0]")
-    p.add_argument("--backend", choices=CHOICES["backend"], default="numpy", help="numpy, or cupy: a GPU")
+    p.add_argument("--backend", choices=choices("backend"), default="numpy", help="numpy, plain or cupy (a GPU)")
     p.add_argument("--data-dir", default="", metavar="DIR", help="where the data set lies now [where the run found it]")
     p.add_argument("--out", type=folder, metavar="DIR", help="must not exist [RUN/evaluations/<date>-<attack>]")
     p.add_argument("--save-examples", type=folder, metavar="DIR", help="write the examples there; must be empty")

@@ -1,21 +1,18 @@
-"""The main command, python -m minisatm.train: with no arguments the whole comparison on drawn faces, in minutes."""
+"""python -m minisatm.train: train networks by SATM and by other methods, measure them, and write a report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from . import models
-from .cli import Parser, boolean, folder, numbers, words
+from .cli import READERS, Parser, folder
 from .errors import MISTAKES, InputError, tell
 from .run import settings as config
 from .run.folder import RunFolder
 from .run.monitor import Interrupted
-from .units import fraction
 
 EXAMPLES = """examples:
   python -m minisatm.train                                   the comparison on drawn faces, a few minutes
@@ -23,107 +20,9 @@ EXAMPLES = """examples:
   python -m minisatm.train --data adience --data-dir DIR --size 64
   python -m minisatm.train --preset paper --data adience --data-dir DIR --weights vgg16.h5,resnet50.h5
 
-(paper) marks the paper's own value, (our choice) one that it leaves open, [value] what a run with no arguments takes.
-A run goes to runs/<date>-<method>-<networks>
-and is never overwritten; Ctrl-C saves it, and --resume goes on."""
-
-
-# What each option is to argparse, by group; config.Settings holds their defaults.
-OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "the run": {
-        "preset": dict(
-            choices=list(config.PRESETS),
-            help="toy (no arguments), smoke (seconds) or paper (224x224, batch 8, rate 1e-5, 10,000 iterations)",
-        ),
-        "method": dict(
-            help="compare: clean, then control, ensemble and satm from the same start; or one of them, or standard "
-            "adversarial training, cascade, distillation, penalty, after clean (smoke, paper: satm)"
-        ),
-        "out": dict(type=folder, metavar="DIR", help="run folder; must not exist"),
-        "resume": dict(type=Path, metavar="DIR", help="go on with an interrupted run"),
-        "config": dict(type=Path, metavar="FILE", help="settings from another run's config.json"),
-        "seed": dict(type=int, help="of everything random"),
-        "backend": dict(help="where the arrays live: in main memory, or on a GPU"),
-        "tf32": dict(action="store_true", help="on a GPU, convolutions in TF32 (as PyTorch's default), else float32"),
-    },
-    "networks": {
-        "networks": dict(
-            type=words, metavar="A,B", help=f"kinds ({', '.join(models.NAMES)}) or name=kind (paper: vgg16,resnet50)"
-        ),
-        "holdout": dict(
-            metavar="KIND", help="attacks the others, is never trained against; none for none (paper: resnet101)"
-        ),
-        "weights": dict(
-            type=words, metavar="A.h5,B.h5", help="start from these files, one per network, then the hold-out's"
-        ),
-        "width": dict(type=fraction, help="every channel count times this (paper 1)"),
-        "size": dict(type=int, help="side of the input in pixels (paper 224)"),
-        "dropout": dict(
-            type=float,
-            help="of VGG's dense layers (our choice in the paper preset 0.5); Tramer's networks keep their own",
-        ),
-    },
-    "data": {
-        "data": dict(help="the data set; faces are drawn where no --data-dir is given"),
-        "data-dir": dict(metavar="DIR", help="where the data set lies"),
-        "faces": dict(type=int, metavar="N", help="how many faces to draw"),
-        "fold": dict(type=int, help="the test fold of Adience and faces"),
-        "labels": dict(help="which of Adience's age labels count"),
-        "augment": dict(type=boolean, metavar="on|off", help="mirror and shift the training images"),
-    },
-    "attack and losses (pixels in [0, 1])": {
-        "attack": dict(help="crafted in training and tests (paper: r_fgsm, called R+Step-LL there)"),
-        "epsilon": dict(type=fraction, help="size of the perturbation (paper 16/256)"),
-        "alpha": dict(type=fraction, help="size of its random part, below epsilon (paper, and none: epsilon/2)"),
-        "r-adv": dict(type=float, help="weight of the adversarial loss (our choice 1)"),
-        "r-da": dict(type=float, help="weight of the domain loss (our choice 0.1)"),
-        "domain": dict(
-            help="of ensemble and satm: classifier of features behind a gradient reversal (paper; strength 1, width "
-            "256, features of fc7 / the global average pool: our choice), or against the network (adda)"
-        ),
-        "own-examples": dict(
-            type=boolean, metavar="on|off", help="ensemble, cascade: a network's own among its sources (Tramer: on)"
-        ),
-        "r-embedding": dict(type=float, help="cascade: weight of the unified embedding (our choice 0.01)"),
-        "temperature": dict(type=float, help="distillation: of teacher and student (Papernot et al. 20)"),
-        "r-penalty": dict(type=float, help="penalty: weight of the squared input gradient (our choice 0.03)"),
-        "loss-norm": dict(help="sum of clean and adversarial loss (paper), or half of it: their mean (Tramer)"),
-        "craft-mode": dict(help="batch norm while crafting (our choice eval)"),
-        "bn-batches": dict(help="clean and adversarial images as one batch (our choice) or two"),
-    },
-    "optimisation": {
-        "optimizer": dict(help="sgd has momentum (paper: sgd)"),
-        "learning-rate": dict(
-            type=numbers,
-            metavar="R[,R]",
-            help="one for all networks or one each, the hold-out takes the last (paper 1e-5, printed there as "
-            "e^-5; else sgd 0.05 for vgg16 and 0.1 for residual networks, adam 1e-3)",
-        ),
-        "da-learning-rate": dict(type=float, help="the domain classifier's own, times r_da (none: its network's)"),
-        "momentum": dict(type=float, help="of sgd (our choice 0.9)"),
-        "weight-decay": dict(type=float, help="pulls weights to zero"),
-        "schedule": dict(help="of the learning rate (paper preset constant)"),
-        "warmup": dict(type=int, help="iterations of linear warm-up"),
-        "clip": dict(type=float, help="largest gradient norm; 0 for no limit"),
-        "batch": dict(type=int, help="images per step (paper 8)"),
-        "iterations": dict(type=int, help="steps of the method (paper 10,000)"),
-        "clean-iterations": dict(type=int, help="steps of the fine-tuning before it; 0 skips it"),
-        "patience": dict(
-            type=int, help="stop after so many evaluations without a lower validation loss; 0 never (our choice 5)"
-        ),
-        "evaluate-every": dict(type=int, metavar="ITERATIONS", help="how often to validate (0: once an epoch)"),
-        "evaluate-images": dict(type=int, help="of each part, when validating"),
-        "test-images": dict(type=int, help="measure on so many of the test images (0: all)"),
-    },
-}
-
-
-def _default(name: str) -> str:
-    """What a run with no arguments takes, for the help."""
-    value = getattr(config.from_preset("toy", {}), name.replace("-", "_"), "")
-    if name == "preset" or value in ("", (), False):
-        return ""
-    return f" [{','.join(value) if isinstance(value, tuple) else 'none' if value is None else value}]"
+In brackets: the paper's value, or "our choice" where the paper gives none, or who else proposed the value; then the
+default, which a run with no options takes. A number may be a fraction, like 16/256.
+A run never overwrites another. Ctrl-C saves it, and --resume goes on with it."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -132,12 +31,20 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m minisatm.train", usage="%(prog)s [options]", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
-    for title, options in OPTIONS.items():
-        group = p.add_argument_group(title)
-        for name, settings in options.items():
-            known = config.CHOICES.get(name.replace("-", "_"))
-            settings = settings if known is None else {"choices": known, **settings}
-            group.add_argument(f"--{name}", **settings | {"help": settings["help"] + _default(name)})
+    groups = {title: p.add_argument_group(title) for title in config.GROUPS}
+    for s in config.declarations():
+        reader, shown = next(READERS[kind] for kind in (s.type, *get_args(s.type)) if kind in READERS)
+        alone: dict[str, Any] = dict(nargs="?", const=True) if s.type is bool else {}  # --tf32 is --tf32 on
+        metavar = s.metavar or (None if s.choices else shown)
+        groups[s.group].add_argument(
+            s.option, type=reader, choices=s.choices or None, metavar=metavar, help=config.help_text(s), **alone
+        )
+    for option, reader, metavar, text in (
+        ("--config", Path, "FILE", "start from the settings in another run's config.json, not from a preset"),
+        ("--out", folder, "DIR", "folder to make for the run (default runs/<date>-<method>-<networks>)"),
+        ("--resume", Path, "DIR", "go on with the interrupted run in this folder; takes only --backend and --tf32"),
+    ):
+        groups[config.RUN].add_argument(option, type=reader, metavar=metavar, help=text)
     return p
 
 
@@ -146,27 +53,26 @@ def settings_from(options: dict[str, Any]) -> config.Settings:
     if "config" in options and "preset" in options:
         raise InputError("--config holds a preset's settings already: leave out --preset.")
     base = config.read(options["config"]) if "config" in options else {}
-    own = {f.name for f in fields(config.Settings)}
-    changes = {**base, **{k: v for k, v in options.items() if k in own}}
+    changes = {k: v for k, v in (base | options).items() if k not in ("preset", "config", "out")}
     if changes.get("clip") == 0:
         changes["clip"] = None
-    preset = options.get("preset", base.get("preset", "toy"))
     if changes.get("method") == "clean":
         # Clean training is the fine-tuning itself: its steps are those asked for under either name.
         asked = [options[k] for k in ("clean_iterations", "iterations") if k in options]
         if asked:
             changes["clean_iterations"] = sum(asked)
-    return config.from_preset(preset, {k: v for k, v in changes.items() if k != "preset"})
+    return config.from_preset((base | options).get("preset", "toy"), changes)
 
 
 def resumed_settings(saved: dict[str, Any], where: dict[str, Any]) -> config.Settings:
-    """A run's settings, perhaps on another backend than it began on."""
-    if where.get("backend") == "numpy":
+    """A run's settings with the backend and tf32 that are given for the rest of it."""
+    if where.get("backend", "cupy") != "cupy":  # only a GPU has TF32
         where = {"tf32": False, **where}
     return config.Settings(**{**saved, **where}).check()
 
 
 def default_out(settings: config.Settings) -> Path:
+    """The folder of a run without --out: runs/<date>-<method>-<networks>, numbered where that exists."""
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), settings.method, *settings.named_networks()])
     path, number = Path("runs") / name, 2
     while path.exists():
@@ -182,11 +88,11 @@ def main(argv: list[str] | None = None) -> int:
     out: Path | None = None
     try:
         if "resume" in options:
-            where = {k: options[k] for k in ("backend", "tf32") if k in options}
+            where = {k: v for k, v in options.items() if k in ("backend", "tf32")}
             others = sorted(set(options) - {"resume", *where})
             if others:
                 raise InputError(
-                    f"--resume goes on with the run's own settings (but --backend and --tf32): leave out "
+                    "--resume goes on with the run's own settings (but --backend and --tf32): leave out "
                     f"--{others[0].replace('_', '-')}."
                 )
             out = RunFolder.open(options["resume"]).path

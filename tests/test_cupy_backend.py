@@ -6,7 +6,7 @@ import re
 import cuda_checks
 import numpy as np
 import pytest
-from test_train import call, mistake, table
+from commands import call, mistake, table
 
 from minisatm import Tensor, attacks, backend, models, ops, optim, satm
 from minisatm.data import Batches

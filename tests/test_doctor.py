@@ -89,17 +89,17 @@ def test_speed_warnings(one, every, cores, warned):
     assert not warned or f"only {every / one:.1f} times" in found[0]
 
 
-def test_data_found(tmp_path):
+def test_data_folder(tmp_path):
     folder = str(tmp_path)
-    assert doctor.data_found({}) == doctor.data_found({"MINISATM_DATA": ""})
-    text, (warning,) = doctor.data_found({"MINISATM_DATA": folder})
+    assert doctor.data_folder({}) == doctor.data_folder({"MINISATM_DATA": ""})
+    text, (warning,) = doctor.data_folder({"MINISATM_DATA": folder})
     assert text == f"{folder}: none"
     assert warning.startswith(f"MINISATM_DATA={folder} holds none of data/mnist, data/adience, weights: ")
     (tmp_path / "data" / "mnist").mkdir(parents=True)
     (tmp_path / "weights").mkdir()
-    assert doctor.data_found({"MINISATM_DATA": folder}) == (f"{folder}: data/mnist, weights; no data/adience", [])
+    assert doctor.data_folder({"MINISATM_DATA": folder}) == (f"{folder}: data/mnist, weights; no data/adience", [])
     (tmp_path / "data" / "adience").mkdir()
-    assert doctor.data_found({"MINISATM_DATA": folder}) == (f"{folder}: data/mnist, data/adience, weights", [])
+    assert doctor.data_folder({"MINISATM_DATA": folder}) == (f"{folder}: data/mnist, data/adience, weights", [])
 
 
 def test_drawn_faces(tmp_path, monkeypatch):

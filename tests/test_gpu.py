@@ -12,8 +12,8 @@ import cuda_checks
 import numpy as np
 import pytest
 import test_cupy_backend
+from commands import mistake
 from cuda_on_cpu import runner
-from test_train import mistake
 
 from minisatm import Tensor, attacks, backend, models, ops
 from minisatm.kernels import cuda_source

@@ -1,132 +1,143 @@
-"""The settings of a run, their presets, and reading them from the command line's words and from config.json."""
+"""The settings of a run, each declared once, and their presets; python -m minisatm.run.settings prints them all."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from .. import models
 from ..attacks import ATTACKS, resolve_alpha
+from ..defences.settings import RELATIVES, RelativeSettings
 from ..domain import DOMAINS
 from ..errors import InputError
 from ..optim import OPTIMISERS
+from ..setting import OURS, PIXELS, Setting, check_choice, declared, setting
 from .phases import PLANS
 
-ON_ONE_ANOTHER = ("compare", "ensemble", "cascade", "satm")  # these need two networks or more
-CHOICES: dict[str, Sequence[Any]] = {
-    "method": tuple(PLANS),
-    "attack": tuple(ATTACKS),
-    "domain": ("none", *DOMAINS),
-    "loss_norm": ("sum", "half"),
-    "craft_mode": ("eval", "train"),
-    "bn_batches": ("joint", "separate"),
-    "schedule": ("constant", "cosine"),
-    "optimizer": tuple(OPTIMISERS),
-    "data": ("faces", "adience", "mnist", "folder"),
-    "labels": ("strict", "strict+fix", "mapped"),
-    "fold": range(5),
-    "backend": ("numpy", "cupy"),
-}
-LIMITS: dict[str, tuple[float, float]] = {
-    "width": (1 / 512, 16), "size": (8, 2048), "batch": (1, math.inf), "faces": (1, math.inf), "dropout": (0, 0.99),
-    "momentum": (0, 0.999), "weight_decay": (0, math.inf), "da_learning_rate": (0, math.inf), "clip": (0, math.inf),
-    "r_adv": (0, math.inf), "r_da": (0, math.inf), "r_embedding": (0, math.inf), "r_penalty": (0, math.inf),
-    "temperature": (1, 1000), "warmup": (0, math.inf), "patience": (0, math.inf),
-    "clean_iterations": (0, math.inf), "iterations": (0, math.inf), "evaluate_every": (0, math.inf),
-    "evaluate_images": (1, math.inf), "test_images": (0, math.inf), "seed": (0, math.inf),
-}  # fmt: skip
-LEARNING_RATES = {"vgg16": 0.05}  # of sgd; 0.1 for residual networks
-ADAM_RATE = 1e-3
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# What a setting of each annotated type may hold; config.json can bring anything.
-KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
-    "str": ("a text", lambda v: isinstance(v, str)),
-    "bool": ("true or false", lambda v: isinstance(v, bool)),
-    "int": ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
-    "float": ("a finite number", _finite),
-    "float | None": ("a finite number or null", lambda v: v is None or _finite(v)),
-    "tuple[str, ...]": ("a list of texts", lambda v: isinstance(v, tuple) and all(isinstance(w, str) for w in v)),
-    "tuple[float, ...]": ("a list of finite numbers", lambda v: isinstance(v, tuple) and all(map(_finite, v))),
-}
+RUN, NETWORKS, DATA, LOSSES, TRAINING = "the run", "networks", "data", "attack and losses", "optimisation"
+GROUPS = (RUN, NETWORKS, DATA, LOSSES, RELATIVES, TRAINING)
+NEED_TWO = ("compare", "ensemble", "cascade", "satm")  # here networks learn from one another's examples
+SGD_RATES = {"vgg16": 0.05}
+SGD_RATE, ADAM_RATE = 0.1, 1e-3  # of all other networks, and of all networks
 
 
 @dataclass
-class Settings:
-    """Everything that decides a run's numbers; config.json holds it. Units: pixels in [0, 1], sides in pixels."""
+class Settings(RelativeSettings):
+    """Everything that decides a run's numbers; config.json holds it. A new setting is one new field here."""
 
-    preset: str = "toy"
-    method: str = "compare"
-    networks: tuple[str, ...] = ("vgg16", "resnet50")  # each "kind" or "name=kind"
-    weights: tuple[str, ...] = ()
-    holdout: str = "resnet101"
-    width: float = 0.125
-    size: int = 48
-    dropout: float = 0.0
-    data: str = "faces"
-    data_dir: str = ""
-    augment: bool = True
-    faces: int = 7000
-    fold: int = 0
-    labels: str = "strict"
-    epsilon: float = 16 / 256
-    alpha: float | None = None
-    attack: str = "r_fgsm"
-    r_adv: float = 1.0
-    r_da: float = 0.1
-    domain: str = "reversal"
-    own_examples: bool = False
-    r_embedding: float = 0.01
-    temperature: float = 20.0
-    r_penalty: float = 0.03
-    loss_norm: str = "sum"
-    craft_mode: str = "eval"
-    bn_batches: str = "joint"
-    optimizer: str = "sgd"
-    learning_rate: tuple[float, ...] = ()  # one for all networks, or one each; empty: LEARNING_RATES
-    da_learning_rate: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    warmup: int = 20
-    clip: float | None = 1.0
-    batch: int = 32
-    clean_iterations: int = 400
-    iterations: int = 250
-    patience: int = 5
-    evaluate_every: int = 0  # iterations; 0: once an epoch
-    evaluate_images: int = 256
-    test_images: int = 0  # 0: all
-    backend: str = "numpy"
-    tf32: bool = False
-    seed: int = 0
+    # fmt: off
+    preset: str = setting(
+        "toy", "the values to start from: toy takes minutes, smoke seconds, paper days on a CPU", RUN,
+        choices=("toy", "smoke", "paper"))
+    method: str = setting(
+        "compare", "what to train. compare: networks on clean images, and from there each of control (more clean "
+        "images), ensemble and satm; any other method: clean images, then this method alone", RUN, choices=tuple(PLANS),
+        paper="satm")
+    seed: int = setting(0, "random seed: the same one gives the same run on the same machine", RUN, least=0)
+    backend: str = setting(
+        "numpy", "numpy, plain (every kernel as its formula says, slow: for reading) or cupy (a GPU)", RUN,
+        choices=("numpy", "plain", "cupy"))
+    tf32: bool = setting(False, "convolve in TF32 on a GPU, faster and less exact than float32", RUN)
+
+    networks: tuple[str, ...] = setting(
+        ("vgg16", "resnet50"), f"networks to train, each KIND or NAME=KIND; KIND is one of {', '.join(models.NAMES)}",
+        NETWORKS, paper=("vgg16", "resnet50"), metavar="A,B")
+    holdout: str = setting(
+        "resnet101", "kind of the hold-out, which attacks the networks but never helps to train them; none: no "
+        "hold-out", NETWORKS, paper="resnet101", metavar="KIND")
+    weights: tuple[str, ...] = setting(
+        (), "weights files to start from: one for each network, then one for the hold-out if there is one", NETWORKS,
+        unset="random weights", metavar="A.h5,B.h5")
+    width: float = setting(0.125, "factor on every channel count", NETWORKS, least=1 / 512, most=16, paper=1.0)
+    size: int = setting(48, "side of the input images", NETWORKS, least=8, most=2048, unit="pixels", paper=224)
+    dropout: float = setting(
+        0.0, "share of units that dropout sets to 0 in VGG's dense layers; the mnist_ networks have rates of their own",
+        NETWORKS, least=0, most=0.99, source=OURS)
+
+    data: str = setting(
+        "faces", "data set; without --data-dir the program draws the faces", DATA,
+        choices=("faces", "adience", "mnist", "folder"), source="paper adience")
+    data_dir: str = setting("", "folder of the data set", DATA, unset="none", metavar="DIR")
+    faces: int = setting(7000, "number of faces to draw", DATA, least=1)
+    fold: int = setting(0, "fold whose images are the test images, of faces and Adience", DATA, choices=range(5))
+    labels: str = setting(
+        "strict", "Adience's age labels. strict: the eight groups; strict+fix: also (25, 23), read as (25, 32); "
+        "mapped: every age, in the nearest group", DATA, choices=("strict", "strict+fix", "mapped"), source=OURS)
+    augment: bool = setting(True, "mirror and shift the training images at random", DATA, source=OURS)
+
+    attack: str = setting(
+        "r_fgsm", "attack that crafts the adversarial images, in training and in tests; the paper calls r_fgsm "
+        "R+Step-LL", LOSSES, choices=tuple(ATTACKS), paper="r_fgsm", metavar="NAME")
+    epsilon: float = setting(
+        16 / 256, "largest change that the attack makes to a pixel", LOSSES, least=0, most=1, unit=PIXELS,
+        paper=16 / 256)
+    alpha: float | None = setting(
+        None, "size of the random step before the gradient step, below epsilon", LOSSES, least=0, most=1, unit=PIXELS,
+        source="paper epsilon/2", unset="epsilon/2")
+    r_adv: float = setting(1.0, "weight of the adversarial loss", LOSSES, least=0, source=OURS)
+    r_da: float = setting(0.1, "weight of the domain loss", LOSSES, least=0, source=OURS)
+    domain: str = setting(
+        "reversal", "domain classifier of ensemble and satm, which makes clean and adversarial features alike. "
+        "reversal: behind a gradient reversal (strength 1, width 256 and the choice of features, fc7 or the global "
+        "average pool, are ours); adda: trained against the network; none: no classifier", LOSSES,
+        choices=("none", *DOMAINS), paper="reversal")
+    loss_norm: str = setting(
+        "sum", "clean and adversarial loss together. sum: their sum; half: their mean, as Tramer et al. 2018", LOSSES,
+        choices=("sum", "half"), paper="sum")
+    craft_mode: str = setting(
+        "eval", "batch norm while an attack crafts. eval: with running statistics; train: with those of the batch",
+        LOSSES, choices=("eval", "train"), source=OURS)
+    bn_batches: str = setting(
+        "joint", "batch norm in training. joint: clean and adversarial images are one batch; separate: two batches",
+        LOSSES, choices=("joint", "separate"), source=OURS)
+
+    optimizer: str = setting("sgd", "sgd (with momentum) or adam", TRAINING, choices=tuple(OPTIMISERS), paper="sgd")
+    learning_rate: tuple[float, ...] = setting(
+        (), "one learning rate for all networks, or one each, the last also for the hold-out; the paper prints 1e-5 as "
+        "e^-5", TRAINING, least=0, paper=(1e-5,), metavar="R[,R]",
+        unset=f"sgd {SGD_RATES['vgg16']} for vgg16 and {SGD_RATE} for others, adam {ADAM_RATE}")
+    da_learning_rate: float | None = setting(
+        None, "learning rate of the domain classifier, whose loss is also multiplied by r_da", TRAINING, least=0,
+        source=OURS, unset="its network's")
+    momentum: float = setting(0.9, "momentum of sgd", TRAINING, least=0, most=0.999, source=OURS)
+    weight_decay: float = setting(
+        0.0, "weight decay: each weight times this is added to its gradient", TRAINING, least=0, source=OURS)
+    schedule: str = setting(
+        "cosine", "learning rate over the steps: constant, or falling to 0 along a cosine", TRAINING,
+        choices=("constant", "cosine"), source=OURS)
+    warmup: int = setting(
+        20, "number of steps at the start in which the learning rate rises linearly", TRAINING, least=0, source=OURS)
+    clip: float | None = setting(
+        1.0, "largest norm of a network's gradient, a longer gradient is scaled down to it; 0: no limit", TRAINING,
+        least=0, source=OURS, unset="no limit")
+    batch: int = setting(32, "images in a batch", TRAINING, least=1, paper=8)
+    iterations: int = setting(250, "steps of each method", TRAINING, least=0, paper=10_000)
+    clean_iterations: int = setting(
+        400, "steps on clean images before the method; 0: none", TRAINING, least=0, source=OURS)
+    patience: int = setting(
+        5, "training stops after so many evaluations in a row without a lower validation loss; 0: never", TRAINING,
+        least=0, source=OURS)
+    evaluate_every: int = setting(
+        0, "steps between two evaluations on validation images; 0: an epoch", TRAINING, least=0)
+    evaluate_images: int = setting(
+        256, "number of training and of validation images for an evaluation", TRAINING, least=1)
+    test_images: int = setting(0, "number of test images for the final table; 0: all", TRAINING, least=0)
+    # fmt: on
 
     def check(self) -> Settings:
         """Raise an InputError for a value that cannot work; returns the settings themselves."""
-        for field in fields(self):
-            what, fits = KINDS[field.type]
-            value = getattr(self, field.name)
-            if not fits(value):
-                raise InputError(f"{_option(field.name)} must be {what}, not {value!r}.")
-        for name, known in CHOICES.items():
-            _choice(name.replace("_", " "), getattr(self, name), known)
+        for s in declarations():
+            s.check_type(getattr(self, s.name))
+        resolve_alpha(self.epsilon, self.alpha)  # before the limits: its errors say more of these two
+        for s in declarations():
+            s.check_value(getattr(self, s.name))
         for kind in [*self.named_networks().values(), *([self.holdout] if self.holdout != "none" else [])]:
-            _choice("network", kind, models.NAMES)
-        for name, (least, most) in LIMITS.items():
-            _in_range(name, getattr(self, name), least, most)
-        for rate in self.learning_rate:
-            _in_range("learning_rate", rate, 0, math.inf)
-        resolve_alpha(self.epsilon, self.alpha)
+            check_choice("network", kind, models.NAMES)
         if self.alpha is not None and not ATTACKS[self.attack].takes("alpha"):
             raise InputError(f"--alpha is the size of a random step, and {self.attack} has none: leave it out.")
         if self.tf32 and self.backend != "cupy":
@@ -136,7 +147,7 @@ class Settings:
 
     def _check_counts(self) -> None:
         given = len(self.networks)
-        if self.method in ON_ONE_ANOTHER and given < 2:
+        if self.method in NEED_TWO and given < 2:
             raise InputError(
                 f"{self.method} trains networks on one another's examples and needs two or more, got {given}."
             )
@@ -173,11 +184,20 @@ class Settings:
     def rate(self, k: int, kind: str) -> float:
         """The learning rate of network number k; the hold-out, number -1, takes the last one given."""
         if not self.learning_rate:
-            return ADAM_RATE if self.optimizer == "adam" else LEARNING_RATES.get(kind, 0.1)
+            return ADAM_RATE if self.optimizer == "adam" else SGD_RATES.get(kind, SGD_RATE)
         return self.learning_rate[0 if len(self.learning_rate) == 1 else k]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(json.dumps({s.name: getattr(self, s.name) for s in declarations()}, indent=1) + "\n")
+
+
+def declarations() -> list[Setting]:
+    """Every setting, in the order of --help and config.json."""
+    return sorted(declared(Settings).values(), key=lambda s: GROUPS.index(s.group))
+
+
+def choices(name: str) -> Sequence[Any]:
+    return declared(Settings)[name].choices
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -189,9 +209,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         method="satm", holdout="none", width=1 / 16, size=32, batch=16, faces=600, clean_iterations=40, iterations=20,
         warmup=5, evaluate_every=20, evaluate_images=64, test_images=200,
     ),
-    "paper": dict(
-        method="satm", width=1.0, size=224, batch=8, dropout=0.5, learning_rate=(1e-5,), schedule="constant", warmup=0,
-        clip=None, clean_iterations=10_000, iterations=10_000, faces=8000,
+    # The paper's values, and our choices where it gives none.
+    "paper": {s.name: s.paper for s in declarations() if s.paper is not None} | dict(
+        dropout=0.5, schedule="constant", warmup=0, clip=None, clean_iterations=10_000, faces=8000,
     ),
 }  # fmt: skip
 
@@ -219,26 +239,31 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({problem}).") from problem
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold settings by name: give a config.json of a run.")
-    known = {f.name for f in fields(Settings)}
+    known = set(declared(Settings))
     unknown = sorted(set(values) - known)
     if unknown:
         raise InputError(f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}.")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def help_text(s: Setting) -> str:
+    """A setting's line in --help: what it means, whose value it is, what the preset paper and the default are."""
+    default, paper = (getattr(from_preset(name, {}), s.name) for name in ("toy", "paper"))
+    listed = f"; one of {s.range}" if s.choices and s.metavar else ""  # where the metavar does not list them
+    differs = s.paper is None and paper != default and s.name != "preset"
+    facts = [s.origin, f"preset paper {s.text(paper)}" if differs else "", f"default {s.text(default)}"]
+    return f"{s.meaning}{listed} ({'; '.join(filter(None, facts))})"
 
 
-def _choice(what: str, value: Any, known: Sequence[Any]) -> None:
-    if value not in known:
-        raise InputError(f"unknown {what} {value!r}: choose {', '.join(map(str, known))}.")
+def table() -> str:
+    """All settings as a table in Markdown: what each may be, whose value it is, and its value in every preset."""
+    presets = {name: from_preset(name, {}) for name in PRESETS}
+    rows = [["setting", "meaning", "values", "origin", *presets], ["---"] * (4 + len(presets))]
+    for s in declarations():
+        values = [s.text(getattr(preset, s.name)) for preset in presets.values()]
+        rows.append([f"`{s.option}`", s.meaning, s.range, s.origin, *values])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _in_range(name: str, value: float | None, least: float, most: float) -> None:
-    if value is None:
-        return
-    if value < least:
-        raise InputError(f"{_option(name)} {value:g} is too small: {least:g} at least.")
-    if value > most:
-        raise InputError(f"{_option(name)} {value:g} is too large: {most:g} at most.")
+if __name__ == "__main__":
+    print(table())
