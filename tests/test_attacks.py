@@ -1,5 +1,7 @@
 """The attacks: published examples bit for bit, the ball and the box, and a network that crafting leaves untouched."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisatm import InputError, Tensor, attacks, backend, grad, models, ops, progress, tape
+from minisatm import InputError, Tensor, attacks, backend, grad, models, ops, tape
 from minisatm.kernels import numpy_kernels
 from minisatm.layers import BatchNorm, Module
 
@@ -497,7 +499,7 @@ def test_carlini_wagner_keeps_the_pixels_that_a_mask_keeps(dense, golden):
 
 def test_hot_cold_by_hand(dense, golden):
     x, y = golden["x"], golden["y"]
-    logits, vjp = attacks.answer(dense, x)
+    logits, vjp = attacks.logits_and_vjp(dense, x)
     cold = np.eye(4, dtype=np.float32)[y]
     g = vjp(np.eye(4, dtype=np.float32)[np.where(cold > 0, -np.inf, logits).argmax(axis=1)] - cold)
     expected = np.clip(x + 0.1 * g / np.abs(g).max(axis=(1, 2, 3), keepdims=True), 0, 1)
@@ -520,7 +522,7 @@ def test_several_networks_average_their_logits(dense, golden):
     logits = (dense(Tensor(x))[0].data + other(Tensor(x))[0].data) / 2
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     g = p / p.sum(axis=1, keepdims=True) - np.eye(4, dtype=np.float32)[y]
-    expected = sum(attacks.answer(n, x)[1](g.astype(np.float32) / 2) for n in (dense, other))
+    expected = sum(attacks.logits_and_vjp(n, x)[1](g.astype(np.float32) / 2) for n in (dense, other))
     np.testing.assert_allclose(both, expected, rtol=0, atol=1e-7)
     one_step = attacks.momentum_fgsm([dense, other], x, y, epsilon=0.1, step=0.1, steps=1)
     np.testing.assert_allclose(one_step, np.clip(x + 0.1 * np.sign(both), 0, 1), rtol=0, atol=1e-7)
@@ -724,7 +726,7 @@ def test_epsilon_is_in_pixels_of_the_unit_range(dense, golden, name, epsilon):
 @pytest.mark.parametrize("name, l2", [("pgd", {"norm": "l2"}), ("fast_gradient_value", {"scale": "l2"})])
 @pytest.mark.parametrize("epsilon", [-0.1, 3.5, 16.0, float("nan")])
 def test_epsilon_as_a_length_stays_inside_the_cube(dense, golden, name, l2, epsilon):
-    with pytest.raises(InputError, match=rf"epsilon {epsilon:g} is not a length .*here none exceeds 3.46"):
+    with pytest.raises(InputError, match=rf"epsilon {epsilon:g} is out of range: .*choose a value from 0 to 3.46"):
         run(name, dense, golden["x"], golden["y"], epsilon=epsilon, **l2)
     run(name, dense, golden["x"], golden["y"], epsilon=3.4, **l2)
 
@@ -742,9 +744,9 @@ def test_shapes_must_fit(dense, golden):
     x, y = golden["x"], golden["y"]
     assert refused(dense, golden, x=x[0]) == "an attack takes x (N, H, W, C) and y (N,), got (1, 3, 4) and (16,)."
     assert refused(dense, golden, y=y[:5]) == "an attack takes x (N, H, W, C) and y (N,), got (16, 1, 3, 4) and (5,)."
-    wrong = "noise has shape (3, 1, 3, 4), and this attack draws (16, 1, 3, 4)."
+    wrong = "noise has shape (3, 1, 3, 4), but this attack needs (16, 1, 3, 4)."
     assert refused(dense, golden, noise=golden["noise"][:3]) == wrong
-    with pytest.raises(InputError, match=r"noise has shape \(16, 1, 3, 4\), .* draws \(16, 2, 1, 3, 4\)"):
+    with pytest.raises(InputError, match=r"noise has shape \(16, 1, 3, 4\), .* needs \(16, 2, 1, 3, 4\)"):
         attacks.pgd(dense, x, y, restarts=2, noise=golden["noise"])
 
 
@@ -805,24 +807,28 @@ def test_a_network_that_answers_nan(golden, name):
 
     options = STEPS.get(name, {})
     if name in ASKS_THE_MARGIN or name.startswith("carlini"):
-        with pytest.raises(InputError, match="the network answers with NaN: there is no telling what fools it"):
+        with pytest.raises(InputError, match="logits are NaN, so an attack cannot tell what fools it: use other weights"):
             run(name, broken, golden["x"], golden["y"], **options)
     else:
         with pytest.warns(RuntimeWarning, match=f"{name}: the network's gradient is NaN for 16 of 16 images"):
             assert np.isnan(run(name, broken, golden["x"], golden["y"], **options)).all()
 
 
-def test_long_attacks_show_progress_on_a_terminal_only(dense, golden, monkeypatch, capsys):
-    assert isinstance(progress.steps(3, "pgd"), range)
-    attacks.ATTACKS["pgd"](dense, golden["x"], golden["y"], batch=4, rng=np.random.default_rng(0))
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
-    assert list(progress.steps(3, "pgd")) == [0, 1, 2]
-    assert capsys.readouterr().err.strip() == ""  # quick: nothing is drawn
-    bar = progress.steps(3, "pgd")
-    bar.start_t -= 5  # as if it had begun five seconds ago
-    bar.last_print_t -= 5
-    assert list(bar) == [0, 1, 2] and "pgd" in capsys.readouterr().err
+@pytest.mark.parametrize("batch, ticks", [(4, [4, 4, 4, 4]), (7, [7, 7, 2]), (16, [16]), (None, [16])])
+def test_a_callback_counts_the_images_and_nothing_is_drawn(dense, golden, monkeypatch, capsys, batch, ticks):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    counted = []
+    options = dict(batch=batch, rng=np.random.default_rng(0))
+    attacks.ATTACKS["pgd"](dense, golden["x"], golden["y"], tick=counted.append, **options)
+    assert counted == ticks
+    attacks.ATTACKS["pgd"](dense, golden["x"], golden["y"], **options)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_attacks_import_no_progress_bar():
+    command = "import sys, minisatm.attacks; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert not {"tqdm", "minisatm.progress"} & set(done.stdout.split())
 
 
 def test_unknown_names(dense, golden):
