@@ -18,6 +18,7 @@ Array = Any
 FORMAT = "minisatm weights 1"
 SHAPE_FIELDS = ("name", "classes", "width", "size", "channels")
 LISTED = 20  # problems in an error message
+FOREIGN = "is not a minisatm weights file: convert it first (python -m weights_convert), or name another file."
 
 
 class Stored(Protocol):
@@ -79,9 +80,7 @@ def _finite_weights(path: str | Path) -> dict[str, Array]:
     """The weights and buffers in a file by name; an InputError for NaN or infinite ones."""
     with open_h5(path) as file:
         if file.attrs.get("format") != FORMAT or "weights" not in file:
-            raise InputError(
-                f"{path} is not a minisatm weights file: convert it first, or name one that network.save wrote."
-            )
+            raise InputError(f"{path} {FOREIGN}")
         arrays = read_arrays(file["weights"])
     broken = [name for name, a in arrays.items() if not np.isfinite(a).all()]
     if broken:
@@ -95,15 +94,15 @@ def definition_of(path: str | Path) -> dict[str, Any]:
     """The definition of the network in a weights file: build(**definition) makes its graph."""
     with open_h5(path) as file:
         definition = json.loads(file.attrs.get("definition", "{}"))
-    if not isinstance(definition, dict):
-        raise InputError(f"{path} holds no network definition: copy the file again or make a new one.")
+    if not isinstance(definition, dict) or "name" not in definition:
+        raise InputError(f"{path} {FOREIGN}")
     return definition
 
 
 def variant_of(path: str | Path, name: str) -> dict[str, Any]:
     """The fields of the definition in a weights file that are not its shape (eps, stride, mean ...), for build()."""
     definition = definition_of(path)
-    if definition.get("name", name) != name:
+    if definition["name"] != name:
         raise InputError(f"{path} holds weights of {definition['name']}, not of {name}: name that network instead.")
     return {field: value for field, value in definition.items() if field not in SHAPE_FIELDS}
 
@@ -111,7 +110,7 @@ def variant_of(path: str | Path, name: str) -> dict[str, Any]:
 @contextmanager
 def open_h5(path: str | Path) -> Iterator[Any]:
     """An .h5 file open for reading; an InputError with its name if it is missing, damaged or of another kind."""
-    import h5py
+    import h5py  # type: ignore[import-untyped]
 
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}: check the path.")
