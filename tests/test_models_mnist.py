@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_models import pixels
+from model_cases import pixels
 
 from minisatm import InputError, Tensor, attacks, grad, layers, models, no_grad, ops, optim
 from minisatm.backend import placed
