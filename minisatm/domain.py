@@ -9,14 +9,15 @@ from .backend import array_module
 from .layers import Linear, Module
 from .tensor import Tensor
 
-CLEAN, ADVERSARIAL = 0.0, 1.0
+CLEAN_LABEL, ADVERSARIAL_LABEL = 0.0, 1.0
 
 
 class DomainClassifier(Module):
-    """Two dense layers behind a gradient reversal layer: features (N, D) -> logit (N,) of being adversarial.
+    """Two dense layers behind a gradient reversal layer: features (N, D) -> logit (N,) of "adversarial".
 
-    The classifier learns to tell the two apart; the network behind the reversal learns to make them alike (Ganin et al.
-    2016). width: the hidden layer's, not given in the paper; 256 is our choice, as is strength 1.
+    The classifier learns to tell clean from adversarial features; the network behind the reversal learns to make them
+    alike (Ganin et al. 2016). width: of the hidden layer. The paper gives neither width nor strength: 256 and 1 are
+    our choice.
     """
 
     def __init__(self, features: int, *, width: int = 256, strength: float = 1.0, rng: np.random.Generator) -> None:
@@ -28,42 +29,40 @@ class DomainClassifier(Module):
         return self.classify(ops.reverse_gradient(features, strength=self.strength))
 
     def classify(self, features: Tensor) -> Tensor:
-        """The two layers alone."""
-        x = ops.relu(self.fc1(features))
-        return self.fc2(x).reshape(-1)
+        """The two dense layers, without the reversal."""
+        return self.fc2(ops.relu(self.fc1(features))).reshape(-1)
 
     def loss(self, clean: Tensor, adversarial: Tensor) -> Tensor:
         """D(f(x), f(x_adv)): mean binary cross-entropy over both halves, (N, D) and (M, D) -> a scalar."""
-        return _against(self(ops.concat(clean, adversarial, axis=0)), clean, adversarial)
+        return _domain_loss(self(ops.concat(clean, adversarial, axis=0)), len(clean))
 
 
 class Discriminator(DomainClassifier):
     """ADDA (Tzeng et al. 2017) in place of the reversal: the same two layers, trained against the network as in a GAN.
 
-    The classifier learns to tell the two apart, from features that are constants to it; the network learns features of
-    adversarial images that the classifier, constant to the network, takes for clean ones. Of the two, ADDA turns the
-    label around and not the gradient, which stays large where the classifier is sure. Ours to decide: both learn in one
-    step, beside the classes, and clean features are not frozen.
+    The classifier learns to tell clean from adversarial features; these are constants to it. The network learns
+    features of adversarial images that the classifier, a constant to the network, takes for clean ones. ADDA turns the
+    label around instead of the gradient: that keeps the network's gradient large where the classifier is sure. Our
+    choice: both learn in one step together with the classes, and the clean features are not frozen.
     """
 
     def loss(self, clean: Tensor, adversarial: Tensor) -> Tensor:
-        """Both losses as one scalar: the first moves the classifier alone, the second the network alone."""
-        features = ops.concat(Tensor(clean.data), Tensor(adversarial.data), axis=0)
-        told = _against(self.classify(features), clean, adversarial)
+        """The sum of two losses: the first one trains only the classifier, the second one only the network."""
+        constants = ops.concat(Tensor(clean.data), Tensor(adversarial.data), axis=0)
+        classifier_loss = _domain_loss(self.classify(constants), len(clean))
         self.requires_grad(False)
-        taken = self.classify(adversarial)
+        logits = self.classify(adversarial)
         self.requires_grad(True)
-        return told + ops.binary_cross_entropy(taken, _labels(taken, (CLEAN, len(adversarial))))
+        network_loss = _domain_loss(logits, len(logits))  # as if all of them were clean
+        return classifier_loss + network_loss
 
 
 DOMAINS = {"reversal": DomainClassifier, "adda": Discriminator}
 
 
-def _against(logits: Tensor, clean: Tensor, adversarial: Tensor) -> Tensor:
-    truth = _labels(logits, (CLEAN, len(clean)), (ADVERSARIAL, len(adversarial)))
-    return ops.binary_cross_entropy(logits, truth)
-
-
-def _labels(logits: Tensor, *counted: tuple[float, int]) -> Tensor:
-    values, counts = zip(*counted)
-    return Tensor(array_module(logits.data).asarray(np.repeat(np.array(values, logits.dtype), counts)))
+def _domain_loss(logits: Tensor, clean: int) -> Tensor:
+    """Mean binary cross-entropy of logits (N,): the first `clean` have the clean label, the others the adversarial."""
+    labels = np.full(len(logits), ADVERSARIAL_LABEL, logits.dtype)
+    labels[:clean] = CLEAN_LABEL
+    loss: Tensor = ops.binary_cross_entropy(logits, Tensor(array_module(logits.data).asarray(labels)))
+    return loss

@@ -32,15 +32,6 @@ def bar(total: int, what: str, unit: str, *, leave: bool = False, **options: Any
     return tqdm(total=total, desc=what, unit=unit, disable=None, file=sys.stderr, leave=leave, **options)
 
 
-def steps(count: int, what: str) -> Any:
-    """range(count), with a bar on a terminal from the third second on: a quick loop, as in training, draws nothing."""
-    if not sys.stderr.isatty():
-        return range(count)
-    from tqdm import tqdm
-
-    return tqdm(range(count), desc=what, unit="step", delay=2, file=sys.stderr, leave=False)
-
-
 class Progress:
     """The progress of a run through its phases, with the time left as the steps so far let expect it.
 

@@ -11,7 +11,9 @@ from pathlib import Path
 # Before NumPy: on matrices as small as these a second BLAS thread only waits, and starves what else is running.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
+from attack_cases import GOLDEN, Dense, thin_resnet
 from cuda_on_cpu import cupy_standin, runner
 from hypothesis import settings
 from tiny_runs import TINY, outcome
@@ -186,3 +188,22 @@ def pids():
     assert len(noted) > 1, "the test noted nothing"
     left = [pid for pid in noted if pid != os.getpid() and os.path.exists(f"/proc/{pid}")]
     assert not left and not multiprocessing.active_children()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """Published adversarial examples, with the network, images and noise that they were crafted from."""
+    with np.load(GOLDEN) as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def dense(golden):
+    """The network of the published examples."""
+    return Dense(golden)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """A thin ResNet20 that is not at its start."""
+    return thin_resnet()

@@ -5,21 +5,10 @@ The wrong variant stands in the test, beside the property that tells it from the
 
 import numpy as np
 import pytest
-from test_attacks import EPSILON, GOLDEN, SLACK, Dense
+from attack_cases import EPSILON, SLACK
 
 from minisatm import InputError, Tensor, attacks, models
 from minisatm.attacks import carlini_wagner, gradients, minimal
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN) as stored:
-        return dict(stored)
-
-
-@pytest.fixture(scope="module")
-def dense(golden):
-    return Dense(golden)
 
 
 def logits(network, x):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from test_models import awake
+from model_cases import awake
 
 from minisatm import InputError, Tensor, grad, layers, models, no_grad, ops
 from minisatm.backend import placed

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_models import pixels
+from model_cases import pixels
 
 from minisatm import InputError, Tensor, attacks, grad, layers, models, no_grad, ops, optim
 from minisatm.backend import placed
@@ -234,7 +234,7 @@ def test_rates_stand_in_the_definition(name):
 
 @pytest.mark.parametrize("wrong", [(0.1, 0.2, 0.3), (), (0.5, 1.0), -0.1, float("nan")], ids=str)
 def test_wrong_rates_are_refused(wrong):
-    with pytest.raises(InputError, match="mnist_a takes one rate or 2, from 0 to below 1; its own are"):
+    with pytest.raises(InputError, match="mnist_a takes one rate or 2, from 0 to below 1; usual are"):
         small("mnist_a", dropout=wrong)
 
 

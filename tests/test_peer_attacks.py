@@ -156,7 +156,7 @@ def test_foolbox_momentum_takes_signs_before_it_accumulates(foolbox, double):
     moved, momentum = t.x, np.zeros_like(t.x)
     for _ in range(10):
         momentum = momentum + np.sign(attacks.input_gradient(t.ours, moved, t.y))
-        moved = attacks.iterative.within(moved + STEP * np.sign(momentum), t.x, EPSILON)
+        moved = attacks.iterative.projected(moved + STEP * np.sign(momentum), t.x, EPSILON)
     same(moved, theirs)
     assert (np.abs(ours - theirs) > 1e-6).mean() > 0.01
 

@@ -231,10 +231,13 @@ def test_a_file_of_another_kind(tmp_path, content):
 
 
 def test_an_h5_file_of_another_program(tmp_path):
-    path = tmp_path / "net.h5"
+    path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file["model_weights/dense/kernel"] = np.zeros(3)
     assert "is not a minisatm weights file: convert it first" in refusal(small("resnet20"), path)
+    for name in (None, "resnet20"):
+        with pytest.raises(InputError, match="other.h5 is not a minisatm weights file: convert it first"):
+            models.build(name, weights=path)
 
 
 def test_a_group_where_an_array_should_be(saved):

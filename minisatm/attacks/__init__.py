@@ -1,16 +1,16 @@
-"""Attacks on networks: x in [0, 1] in, adversarial x out, epsilon and alpha in pixels of that range.
+"""Attacks on networks: images x in [0, 1] in, adversarial images out; epsilon and alpha in pixels of that range.
 
-J is the cross-entropy on logits summed over the batch, so that each image's gradient is its own. Networks craft in eval
-mode unless craft_mode="train"; either way weights, gradients and running statistics come out as they went in. clip is
-to [0, 1]: kernels.sign_step and random_step do it in the same pass. On a GPU, where looking at x would mean waiting, a
-pixel outside of that range comes out as NaN.
+J is the cross-entropy of the logits, summed over the batch, so that an image has the same gradient alone as in a batch.
+Networks are in eval mode during an attack unless craft_mode="train"; afterwards weights, gradients and running
+statistics are as before. clip is to [0, 1]. On a GPU nothing checks that x lies in [0, 1], because the host would have
+to wait for the answer: there a pixel outside of the range comes out as NaN.
 """
 
 from .carlini_wagner import carlini_wagner_l0, carlini_wagner_l2, carlini_wagner_linf
 from .gradients import (
-    answer,
     input_gradient,
     least_likely,
+    logits_and_vjp,
     logits_of,
     loss_gradient,
     rounded,
@@ -24,8 +24,8 @@ from .search import hot_cold, square
 from .single_step import fast_gradient_value, fgsm, r_fgsm, r_step_ll, random_noise, resolve_alpha, step_ll
 
 __all__ = [
-    "ATTACKS", "Attack", "answer", "carlini_wagner_l0", "carlini_wagner_l2", "carlini_wagner_linf", "craft", "deepfool",
+    "ATTACKS", "Attack", "carlini_wagner_l0", "carlini_wagner_l2", "carlini_wagner_linf", "craft", "deepfool",
     "fast_gradient_value", "fgsm", "hot_cold", "input_gradient", "iterative_fgsm", "iterative_ll", "least_likely",
-    "logits_of", "loss_gradient", "momentum_fgsm", "pgd", "r_fgsm", "r_step_ll", "random_noise", "resolve_alpha",
-    "rounded", "square", "step_ll", "true_margin", "zero_gradients",
+    "logits_and_vjp", "logits_of", "loss_gradient", "momentum_fgsm", "pgd", "r_fgsm", "r_step_ll", "random_noise",
+    "resolve_alpha", "rounded", "square", "step_ll", "true_margin", "zero_gradients",
 ]  # fmt: skip

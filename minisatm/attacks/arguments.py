@@ -1,4 +1,4 @@
-"""What every attack asks of its arguments: `@attack` stands above each of them, so that none forgets to."""
+"""Checks of an attack's arguments, by the decorator `@checked_attack` that stands above every attack."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..errors import InputError
 Array = Any
 LOSSES = ("cross_entropy", "margin")
 CHOICES = {"norm": ("linf", "l2"), "scale": ("l2", "max", "none"), "loss": LOSSES}
-COUNTS = ("steps", "restarts", "search_steps", "rounds")  # whole numbers from 1 up
+COUNTS = ("steps", "restarts", "search_steps", "rounds")  # whole numbers of at least 1
 ABOVE_ZERO = ("step", "learning_rate", "c", "largest_c", "share", "first")
 NOT_BELOW_ZERO = ("confidence", "decay")
 
 
-def attack(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Check images, labels and options before the attack; no images are no attack, and NaN images are not silent."""
+def checked_attack(function: Callable[..., Array]) -> Callable[..., Array]:
+    """The attack with checks: images, labels and options before it, a warning about NaN examples after it."""
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
@@ -34,30 +34,31 @@ def attack(function: Callable[..., Array]) -> Callable[..., Array]:
         if not len(x):
             return x.copy()
         crafted = function(network, x, y, **options)
-        if not on_gpu(crafted) and np.isnan(crafted.sum()):  # no error: training has words of its own
-            name, lost = function.__name__, int(np.isnan(crafted).any(axis=(1, 2, 3)).sum())
+        if not on_gpu(crafted) and np.isnan(crafted.sum()):  # a warning: training reports a NaN loss by itself
+            name, count = function.__name__, int(np.isnan(crafted).any(axis=(1, 2, 3)).sum())
             warnings.warn(
-                f"{name}: the network's gradient is NaN for {lost} of {len(x)} images, and so are their examples.",
+                f"{name}: the network's gradient is NaN for {count} of {len(x)} images, so their examples are NaN too.",
                 RuntimeWarning, stacklevel=2,
             )  # fmt: skip
-        return crafted.copy() if crafted is x else crafted  # where nothing had to move
+        return crafted.copy() if crafted is x else crafted  # a caller may change the examples, but not x
 
     return call
 
 
 def check_images(x: Array, y: Array) -> None:
-    """An InputError for images that are none, or labels that are not theirs."""
+    """Raise an InputError unless x holds images in [0, 1] and y has one label for each image."""
     if x.ndim != 4 or len(x) != len(y):
         raise InputError(f"an attack takes x (N, H, W, C) and y (N,), got {x.shape} and {np.shape(y)}.")
-    if x.dtype.kind != "f" or (not on_gpu(x) and len(x) and not (x.min() >= 0 and x.max() <= 1)):  # also for NaN
+    # "not (... and ...)" is true for NaN; on a GPU, reading x would make the host wait
+    if x.dtype.kind != "f" or (not on_gpu(x) and len(x) and not (x.min() >= 0 and x.max() <= 1)):
         raise InputError("images must lie in [0, 1] without NaN before an attack: divide 8-bit pixels by 255.")
 
 
 def check_options(x: Array, options: dict[str, Any]) -> None:
-    """An InputError for an option that no attack could mean."""
-    for name, known in CHOICES.items():
-        if name in options and options[name] not in known:
-            raise InputError(f"{name} {options[name]!r}: choose {', '.join(known[:-1])} or {known[-1]}.")
+    """Raise an InputError for an option whose value is outside of its range."""
+    for name, choices in CHOICES.items():
+        if name in options and options[name] not in choices:
+            raise InputError(f"{name} {options[name]!r}: choose {', '.join(choices[:-1])} or {choices[-1]}.")
     for name in (n for n in COUNTS if n in options):
         if not isinstance(options[name], int | np.integer) or options[name] < 1:
             raise InputError(f"{name} {options[name]!r} must be a whole number from 1 up.")
@@ -65,28 +66,32 @@ def check_options(x: Array, options: dict[str, Any]) -> None:
         value = options[name]
         if not (0 < value < math.inf or (value == 0 and name in NOT_BELOW_ZERO)):
             raise InputError(f"{name} {value:g} must be {'0 or above' if name in NOT_BELOW_ZERO else 'above 0'}.")
-    a_length = "l2" in (options.get("norm"), options.get("scale"))
-    diagonal = math.inf if options.get("scale") == "none" else math.sqrt(math.prod(x.shape[1:])) if a_length else 1.0
-    check_epsilon(options.get("epsilon", 0.0), diagonal)
+    largest = 1.0
+    if options.get("scale") == "none":  # epsilon is a factor on the gradient
+        largest = math.inf
+    elif "l2" in (options.get("norm"), options.get("scale")):  # an L2 length: at most the diagonal of [0, 1]^n
+        largest = math.sqrt(math.prod(x.shape[1:]))
+    check_epsilon(options.get("epsilon", 0.0), largest)
 
 
-def check_epsilon(epsilon: float, most: float = 1.0) -> None:
-    """An InputError for an epsilon in other units; `most` is 1, or for an L2 length the diagonal of the cube."""
-    if not 0 <= epsilon <= 1 and most == 1.0:
+def check_epsilon(epsilon: float, largest: float = 1.0) -> None:
+    """Raise an InputError unless 0 <= epsilon <= largest; `largest` is 1 unless epsilon is an L2 length or a factor."""
+    if not 0 <= epsilon <= 1 and largest == 1.0:
         raise InputError(f"epsilon {epsilon:g} is not in pixels of [0, 1]: write it like 16/256.")
-    if not 0 <= epsilon <= most:
-        raise InputError(f"epsilon {epsilon:g} is not a length in pixels of [0, 1]: here none exceeds {most:.3g}.")
+    if not 0 <= epsilon <= largest:
+        what = f"epsilon {epsilon:g} is out of range"
+        raise InputError(f"{what}: with this norm or scale choose a value from 0 to {largest:.3g}.")
 
 
-def given(rng: np.random.Generator | None) -> np.random.Generator:
-    """The generator, which a random attack cannot do without."""
+def required_rng(rng: np.random.Generator | None) -> np.random.Generator:
+    """The generator of a random attack; an InputError where there is none."""
     if rng is None:
         raise InputError("a random attack needs rng (a numpy Generator) or the noise itself.")
     return rng
 
 
-def fitting(noise: Array, shape: tuple[int, ...]) -> Array:
-    """The noise, whose shape must be this one."""
+def checked_noise(noise: Array, shape: tuple[int, ...]) -> Array:
+    """The noise itself; an InputError unless it has this shape."""
     if noise.shape != shape:
-        raise InputError(f"noise has shape {noise.shape}, and this attack draws {shape}.")
+        raise InputError(f"noise has shape {noise.shape}, but this attack needs {shape}.")
     return noise

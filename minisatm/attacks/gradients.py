@@ -1,7 +1,8 @@
-"""What every attack asks of a network: its logits, and what the image's gradient is.
+"""What every attack needs of a network: its logits, and the gradient of a loss with respect to the images.
 
 A network is one of ours, or any function of images (N, ...) that returns (logits (N, C), vjp), where vjp(g) is the
-gradient of <g, logits> to the images; so other people's models can be attacked, and ours through network.as_function().
+gradient of <g, logits> with respect to the images. So models of other libraries can be attacked, too; a network of ours
+becomes such a function by network.as_function().
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ Array = Any
 Vjp = Callable[[Array], Array]
 
 
-def answer(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, Vjp]:
-    """Logits (N, C), and the function that takes a gradient of theirs to one of x, as often as it is asked."""
+def logits_and_vjp(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, Vjp]:
+    """The logits (N, C), and vjp(g), the gradient of <g, logits> with respect to x; it may be called several times."""
     if not isinstance(network, Module):
-        return network(x)
+        logits, vjp = network(x)
+        return logits, vjp
     with crafting(network, craft_mode):
         return network.logits_and_vjp(x)
 
 
 def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval") -> Array:
-    """The gradient of J(x, y) to x, (N, H, W, C); no gradient of a weight is computed.
+    """The gradient of J(x, y) with respect to x, (N, H, W, C); no gradient of a weight is computed.
 
-    loss="margin" puts max_{i != y} Z_i - Z_y in J's place: where logits are so large that softmax rounds to 0 and 1,
-    the gradient of J is zero, and that of the margin is not.
+    loss="margin" uses max_{i != y} Z_i - Z_y in place of J. Where logits are so large that softmax rounds to 0 and 1,
+    the gradient of J is zero, but that of the margin is not.
     """
     if not isinstance(network, Module) or loss == "margin":
         return loss_gradient([network], x, y, loss=loss, craft_mode=craft_mode)
@@ -50,8 +52,8 @@ def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entro
 def loss_gradient(
     networks: Sequence[Any], x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval"
 ) -> Array:
-    """The gradient of J to x, for the average of several networks' logits (Dong et al. 2018, Section 3.3)."""
-    logits, vjps = zip(*(answer(network, x, craft_mode=craft_mode) for network in networks))
+    """The gradient of J with respect to x, for the mean of several networks' logits (Dong et al. 2018, Section 3.3)."""
+    logits, vjps = zip(*(logits_and_vjp(network, x, craft_mode=craft_mode) for network in networks))
     total = sum(logits) / len(networks)
     if loss == "margin":
         g = -margin_and_slope(total, y)[1]
@@ -62,7 +64,7 @@ def loss_gradient(
 
 
 def zero_gradients(network: Any, x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval") -> Array:
-    """Which images have no gradient at all, (N,) booleans: no step along it moves them, and that is not robustness."""
+    """Which images' gradients are exactly zero, (N,) booleans: no gradient step moves them, but they are not robust."""
     return vanished(input_gradient(network, x, y, loss=loss, craft_mode=craft_mode))
 
 
@@ -72,14 +74,14 @@ def vanished(g: Array) -> Array:
 
 
 def margin_and_slope(logits: Array, y: Array) -> tuple[Array, Array]:
-    """Z_y - max_{i != y} Z_i, (N,), and its gradient to the logits, (N, C). The true class is masked with -inf."""
+    """The margin Z_y - max_{i != y} Z_i, (N,), and its gradient with respect to the logits, (N, C)."""
     xp = array_module(logits)
-    own = ops.loss.one_hot(y, logits)
-    others = xp.where(own > 0, -np.inf, logits)  # -inf, not 0: logits may all be below zero
-    margin = xp.where(own > 0, logits, -np.inf).max(axis=1) - others.max(axis=1)
+    true = ops.loss.one_hot(y, logits)
+    others = xp.where(true > 0, -np.inf, logits)  # -inf, not 0: all logits may be below zero
+    margin = xp.where(true > 0, logits, -np.inf).max(axis=1) - others.max(axis=1)
     if not on_gpu(margin) and np.isnan(margin).any():
-        raise InputError("the network answers with NaN: there is no telling what fools it.")
-    return margin, own - (xp.arange(logits.shape[1]) == others.argmax(axis=1)[:, None])
+        raise InputError("the network's logits are NaN, so an attack cannot tell what fools it: use other weights.")
+    return margin, true - (xp.arange(logits.shape[1]) == others.argmax(axis=1)[:, None])
 
 
 def true_margin(logits: Array, y: Array) -> Array:
@@ -101,9 +103,9 @@ def least_likely(network: Any, x: Array, *, craft_mode: str = "eval") -> Array:
 
 
 class crafting:
-    """Eval mode, or eval with batch norm alone in train mode; afterwards modes and buffers are what they were.
+    """A block in eval mode; craft_mode="train" leaves batch norm alone in train mode. Dropout never draws in it.
 
-    Dropout never draws while crafting.
+    After the block, modes and running statistics are as before.
     """
 
     def __init__(self, network: Any, craft_mode: str) -> None:
@@ -127,7 +129,7 @@ class crafting:
 
 
 def per_sample(values: Array, x: Array) -> Array:
-    """(N,) shaped to multiply (N, H, W, C)."""
+    """The values (N,) in a shape that multiplies x (N, H, W, C)."""
     return values.reshape(-1, *(1,) * (x.ndim - 1))
 
 

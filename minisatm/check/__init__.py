@@ -1,6 +1,6 @@
-"""Checks for your own ops: gradients against finite differences, and (in `strategies`) cases to try them on.
+"""Checks for your own ops: gradients against finite differences, and test cases for them (in `strategies`).
 
-`strategies` needs hypothesis and is imported by itself: `from minisatm.check import strategies`.
+`strategies` needs hypothesis, so it is imported separately: `from minisatm.check import strategies`.
 """
 
 from .differences import GradientError, gradients

@@ -13,19 +13,19 @@ from ..tensor import Tensor, grad
 
 Array = Any
 Rule = Callable[..., Any]  # arrays -> (value, vjps[, aux])
-Row = tuple[str, float, float, float]  # where, yours, finite differences, relative difference
+Row = tuple[str, float, float, float]  # entry, yours, finite differences, relative difference
 
-# A central difference errs by step^2 / 6 times the third derivative, and by rounding: 1e-16 / step times the value.
-# Near 1e-5 both are below 1e-9 for values and derivatives of order one. A tolerance of 1e-6 leaves room for less tame
-# ones, and still sees a gradient that is wrong by a millionth.
+# A central difference has two errors: step^2 / 6 times the third derivative, and rounding, 1e-16 / step times the
+# value. With a step of 1e-5 both are below 1e-9 for values and derivatives of order one. A tolerance of 1e-6 leaves
+# room for larger ones, and still finds a gradient that is wrong by a millionth.
 STEP, TOLERANCE = 1e-5, 1e-6
-EVERY_ENTRY = 100  # a larger argument is checked at this many entries, drawn at random, and along the directions
+EVERY_ENTRY = 100  # of a larger argument only so many entries are checked, drawn at random
 DIRECTIONS = 2
 WORST = 8  # rows in a message
 
 
 class GradientError(AssertionError):
-    """A gradient is wrong. `argument`: which one (its place, or None); `rows`: where, yours, differences, relative."""
+    """A gradient is wrong. `argument`: the number of the argument, or None; `rows`: the table of the message."""
 
     def __init__(self, message: str, argument: int | None = None, rows: Sequence[Row] = ()) -> None:
         super().__init__(message)
@@ -43,19 +43,21 @@ def gradients(
     """Compare the gradients of `op` at these arrays with central differences; GradientError with a table if wrong.
 
     op: made with @op, or any function of arrays that returns (value, vjps) or (value, vjps, aux), or a function of
-    Tensors that returns a Tensor (or a tuple; its first is checked). Arrays of floats are promoted to float64 and
+    Tensors that returns a Tensor (or a tuple, whose first entry is checked). Arrays of floats become float64 and are
     differentiated; integers, None, Python scalars and arguments whose vjp is None are constants. seed, step and
-    tolerance are the check's own, all other keywords go to op (if it has settings of these names: functools.partial).
+    tolerance belong to the check; all other keywords go to op (if op has settings of these names, use
+    functools.partial).
 
-    For a random cotangent g: every entry (at most 100, drawn at random, of a large array) and two random directions
-    agree; each gradient has its input's shape and dtype, also in float32; inputs and g are only read; asking for one
-    gradient alone, or a second time, gives the same. Differences are relative to the largest entry of that argument's
-    gradient, or to a tenth of the largest value where that is more. Choose inputs more than `step` away from kinks
-    and ties. Returns the largest relative difference. A vjp and the check: Baydin et al. 2018, section 3.2.
+    With a random cotangent g, the gradient is compared entry by entry (100 entries, drawn at random, of a large array)
+    and along two random directions. Also checked: each gradient has its input's shape and dtype, also in float32; op
+    does not write into its inputs or into g; one gradient alone, or a second call, gives the same. Differences are
+    relative to the largest entry of the argument's gradient, or to a tenth of the largest value if that is more. Choose
+    inputs that are more than `step` away from kinks and ties. Returns the largest relative difference. Background:
+    Baydin et al. 2018, section 3.2.
     """
     check = _Check(op, arrays, settings, np.random.default_rng(seed))
     value, parts = check.pull(check.doubles)
-    if not parts:  # a check that compares nothing must not pass
+    if not parts:  # or a check that compares nothing would pass
         check.fail("nothing to check: no input is an array of floats that has a vjp.")
     if check.has_rule:
         check.pull([_readonly(a, np.float32) for a in arrays])
@@ -63,7 +65,7 @@ def gradients(
 
 
 class _Check:
-    """One op at one place: what it is called in messages, how it is called, and what it is compared with."""
+    """One op with one set of inputs: how to call it, what to compare it with, and its name in messages."""
 
     def __init__(self, op: Any, arrays: Sequence[Any], settings: dict[str, Any], rng: np.random.Generator) -> None:
         self.doubles = [_readonly(a, np.float64) for a in arrays]
@@ -75,18 +77,21 @@ class _Check:
         self.g: Array = None
 
     def fail(self, problem: str, argument: int | None = None, rows: Sequence[Row] = ()) -> None:
+        """Raise a GradientError that names the op."""
         raise GradientError(f"{self.title}: {problem}" + _table(rows), argument, rows)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
+        """A block in which a write into a read-only array fails the check."""
         try:
             yield
         except ValueError as problem:
             if "read-only" not in str(problem):
                 raise
-            self.fail(f"it writes into an input or into g ({problem}), which others may still read; make a new array.")
+            self.fail(f"it writes into an input or into g ({problem}), which other ops may need; make a new array.")
 
     def call(self, arrays: Sequence[Any]) -> tuple[Array, Any]:
+        """The value and the vjps of the op for these arrays."""
         with self.reading():
             value, vjps, *_ = self.rule(*arrays, **self.settings)
         if not callable(vjps) and len(vjps) < len(arrays):
@@ -96,7 +101,7 @@ class _Check:
         return np.asarray(value), vjps
 
     def pull(self, arrays: list[Any]) -> tuple[Array, dict[int, Array]]:
-        """The value and the gradient of each differentiable argument, after every check that needs no differences."""
+        """The value, and the gradient of each differentiable argument; does every check that needs no differences."""
         value, vjps = self.call(arrays)
         dtype = next((a.dtype for a in arrays if _is_float(a)), value.dtype)
         if value.dtype != dtype:
@@ -104,7 +109,7 @@ class _Check:
         self.finite("the value", value)
         if not np.array_equal(value, self.call(arrays)[0]):
             self.fail("the same inputs gave two different values; pass it fixed random draws (a mask, a noise array).")
-        if self.g is None:  # away from zero, so that no entry of the output goes unseen
+        if self.g is None:  # no entry near zero: it would hide an error in that entry of the output
             self.g = self.rng.choice([-1.0, 1.0], value.shape) * self.rng.uniform(0.5, 1.5, value.shape)
         g = _readonly(self.g, dtype)
         candidates = [i for i, a in enumerate(arrays) if _is_float(a)]
@@ -120,7 +125,7 @@ class _Check:
         return value, parts
 
     def apply(self, vjps: Any, g: Array, wanted: Sequence[int], count: int) -> dict[int, Array]:
-        """The gradients of the wanted arguments by place; those that have none are left out."""
+        """The gradients of the wanted arguments by number; arguments without a gradient are left out."""
         with self.reading():
             if callable(vjps):
                 if not _takes_two(vjps):
@@ -131,6 +136,7 @@ class _Check:
         return {i: np.asarray(parts[i]) for i in wanted if parts[i] is not None}
 
     def repeat(self, vjps: Any, g: Array, parts: dict[int, Array], count: int) -> None:
+        """Fail unless a second call, and a call for one argument alone, give the same gradients."""
         first = {i: part.copy() for i, part in parts.items()}
         for i, part in self.apply(vjps, g, list(parts), count).items():
             if not _same(part, first[i]):
@@ -141,12 +147,13 @@ class _Check:
                 self.fail(f"the gradient to {self.names[i]} is another when it is the only one wanted.", i)
 
     def finite(self, what: str, array: Array, argument: int | None = None) -> None:
+        """Fail if the array holds NaN or infinity."""
         if not np.isfinite(array).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             self.fail(f"{what} is {array[where]} at {where}.", argument)
 
     def compare(self, i: int, value: Array, part: Array, step: float, tolerance: float) -> float:
-        """The largest relative difference of one argument's gradient; a failure when it exceeds the tolerance."""
+        """The largest relative difference of one argument's gradient; fail if it is above the tolerance."""
         wheres, directions = self.probes(part.shape)
         yours = [float(np.sum(part * v)) for v in directions]
         differences = [self.difference(i, v, step) for v in directions]
@@ -155,7 +162,7 @@ class _Check:
         largest = max(float(np.abs(part).max(initial=0)), np.abs(entries).max(initial=0), floor)
         rows = []
         for where, v, mine, other in zip(wheres, directions, yours, differences):
-            # along a direction the entries' errors add up, as a sum of that many terms of random sign would
+            # along a direction the errors of its n entries add up; with random signs their sum grows as sqrt(n)
             scale = largest * float(np.sqrt(np.count_nonzero(v)))
             rows.append((where, mine, other, abs(mine - other) / scale))
         wrong = [row for row in rows if not row[3] <= tolerance]
@@ -168,6 +175,7 @@ class _Check:
         return max((row[3] for row in rows), default=0.0)
 
     def probes(self, shape: tuple[int, ...]) -> tuple[list[str], list[Array]]:
+        """What to compare: names and directions v; v is 1 at one entry, or random everywhere."""
         size = int(np.prod(shape))
         chosen = range(size) if size <= EVERY_ENTRY else np.sort(self.rng.choice(size, EVERY_ENTRY, replace=False))
         wheres, directions = [], []
@@ -181,23 +189,26 @@ class _Check:
         return wheres, directions
 
     def difference(self, i: int, v: Array, step: float) -> float:
-        """<g, (f(x + h v) - f(x - h v)) / 2h>: the values are subtracted before they are summed, which loses less."""
+        """<g, (f(x + h v) - f(x - h v)) / 2h>: subtracted before the sum, which loses fewer digits."""
         ahead, behind = self.doubles[i] + step * v, self.doubles[i] - step * v
         values = [self.call([*self.doubles[:i], a, *self.doubles[i + 1 :]])[0] for a in (ahead, behind)]
         if not all(np.isfinite(f).all() for f in values):
             return float("nan")
-        # large inputs round x + h v: divide by the step that was really made
+        # x + h v is rounded where x is large: divide by the actual step
         made = float(np.sum((ahead - behind) * v) / np.sum(v * v)) if v.any() else 2 * step
         return float(np.sum(self.g * (values[0] - values[1])) / made)
 
 
 def _rule_of(function: Any, arrays: Sequence[Any], settings: dict[str, Any]) -> tuple[Rule, bool]:
-    """The function as arrays -> (value, vjps), and whether it is one by itself or a function of Tensors."""
+    """The function as arrays -> (value, vjps), and whether it has this form itself (or is a function of Tensors)."""
     if hasattr(function, "raw"):
         return function.raw, True
     try:
         result = function(*arrays, **settings)
-    except (AttributeError, TypeError):  # an array is no Tensor; a mistake in a rule shows again in the second call
+    except (
+        AttributeError,
+        TypeError,
+    ):  # it may need Tensors; any other mistake shows again when it is called with them
         return _of_tensors(function), False
     if isinstance(result, tuple) and len(result) in (2, 3) and not isinstance(result[0], Tensor):
         vjps = result[1]
@@ -240,7 +251,7 @@ def _is_float(a: Any) -> bool:
 
 
 def _same(a: Array, b: Array) -> bool:
-    """Equal but for the last bits, which may differ with the place of the arrays in memory."""
+    """Are they equal up to the last bits, which may depend on where the arrays lie in memory?"""
     bits = 64 * np.finfo(b.dtype).eps * np.abs(b).max(initial=0)
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= bits))
 
@@ -260,7 +271,7 @@ def _name(function: Any) -> str:
 
 
 def _argument_names(function: Any, count: int) -> list[str]:
-    """What the function calls its arguments, as far as it says."""
+    """The names of the function's arguments, or numbers where it has no names."""
     try:
         parameters = list(inspect.signature(getattr(function, "raw", function)).parameters.values())
     except (TypeError, ValueError):

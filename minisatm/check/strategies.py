@@ -1,7 +1,7 @@
-"""hypothesis strategies: calls of every op, as (arrays, settings), for gradient checks and for twins.
+"""hypothesis strategies: calls of every op, as (arrays, settings), to check gradients and to compare two kernels.
 
-Drawn are shapes, settings and a seed, not elements: shrinking elements would only find kinks. Values come from a grid
-that keeps 0.05 away from kinks and ties.
+hypothesis draws shapes, settings and a seed, but no elements: when it shrinks elements, it finds only kinks. The values
+come from a grid that is 0.05 away from kinks and ties.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CASES: dict[str, st.SearchStrategy[Case]] = {}  # by the op's name
 
 
 def op_case(name: str) -> st.SearchStrategy[Case]:
-    """A strategy for calls of the op of this name: (arrays, settings), to be called as op(*arrays, **settings)."""
+    """A strategy that draws (arrays, settings) for the op of this name: call it as op(*arrays, **settings)."""
     if name not in CASES:
         raise LookupError(f"no case for the op {name!r}: write a function with @case({name!r}) in check/strategies.py.")
     return CASES[name]
 
 
 def examples(name: str, count: int = 20) -> list[Case]:
-    """A fixed list of `count` cases of this op (fewer where there are no more), the same in every run."""
+    """A fixed list of `count` cases of this op (or all there are, if fewer), the same in every run."""
     drawn: list[Case] = []
 
     @settings(max_examples=count, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
@@ -43,7 +43,7 @@ def examples(name: str, count: int = 20) -> list[Case]:
 
 
 def case(*names: str) -> Callable[[Callable[[Draw], Case]], Callable[[Draw], Case]]:
-    """Enter a function of hypothesis's draw as the case of these ops."""
+    """Make a function of hypothesis's `draw` the case of these ops."""
 
     def enter(function: Callable[[Draw], Case]) -> Callable[[Draw], Case]:
         for name in names:
@@ -53,35 +53,37 @@ def case(*names: str) -> Callable[[Callable[[Draw], Case]], Callable[[Draw], Cas
     return enter
 
 
-# --- values ------------------------------------------------------------------------------------------------------
+# Values
 
 
 def rng_of(draw: Draw) -> np.random.Generator:
+    """A generator with a seed that hypothesis draws."""
     return np.random.default_rng(draw(st.integers(0, 2**16)))
 
 
 def grid(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """+-0.05, 0.15, ... 1.95: a relu's kink at zero is at least 0.05 away."""
+    """Values +-0.05, 0.15, ... 1.95, at least 0.05 away from a relu's kink at zero."""
     return np.asarray((rng.integers(-20, 20, shape) + 0.5) / 10)
 
 
 def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """0.35 ... 1.95, for logarithms, roots and denominators."""
+    """Values 0.35 ... 1.95, for logarithms, roots and denominators."""
     return np.asarray((rng.integers(3, 20, shape) + 0.5) / 10)
 
 
 def distinct(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """No two entries within 0.1 of each other, in random order around zero: no ties."""
+    """Values around zero in random order, no two of them closer than 0.1: no ties."""
     size = int(np.prod(shape))
     return (rng.permutation(size).reshape(shape) - size // 2 + 0.5) / 10
 
 
 def shapes(low: int = 0, high: int = 3, side: int = 4) -> st.SearchStrategy[tuple[int, ...]]:
+    """Shapes of low to high axes, each of length 1 to side."""
     return st.lists(st.integers(1, side), min_size=low, max_size=high).map(tuple)
 
 
 def _broadcast_pair(draw: Draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two shapes that broadcast: axes of one are dropped in front or set to one, also of both."""
+    """Two shapes that broadcast: of either, first axes are dropped and other axes are set to 1."""
     full = draw(shapes())
     pair = []
     for _ in range(2):
@@ -90,7 +92,7 @@ def _broadcast_pair(draw: Draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return pair[0], pair[1]
 
 
-# --- elementwise, sums, shapes, products -------------------------------------------------------------------------
+# Elementwise, sums, shapes, products
 
 
 @case("add", "sub", "mul")
@@ -203,10 +205,10 @@ def _linear(draw: Draw) -> Case:
     return arrays[: draw(st.integers(2, 3))], {}
 
 
-# --- images ------------------------------------------------------------------------------------------------------
+# Images
 
 _strides = st.sampled_from([1, 1, 2, 3]) | st.tuples(st.integers(1, 3), st.integers(1, 3))
-_kernels = st.tuples(*[st.sampled_from([1, 2, 2, 3, 3])] * 2)  # windows of one pixel have little to show
+_kernels = st.tuples(*[st.sampled_from([1, 2, 2, 3, 3])] * 2)  # 1 is rarer: such a window tests little
 
 
 def _sides(kernel: tuple[int, int], most: int) -> st.SearchStrategy[Any]:
@@ -216,7 +218,7 @@ def _sides(kernel: tuple[int, int], most: int) -> st.SearchStrategy[Any]:
 
 
 def _size(draw: Draw, kernel: tuple[int, int], padding: Any) -> tuple[int, int]:
-    """From as small as the windows allow to where, with strides up to 3, some do not reach the last pixels."""
+    """Image sizes from the smallest possible to those where, with strides up to 3, no window covers the last pixels."""
     low = (1, 1) if padding == "same" else kernel
     return draw(st.integers(low[0], kernel[0] + 4)), draw(st.integers(low[1], kernel[1] + 4))
 
@@ -230,13 +232,13 @@ def _conv2d(draw: Draw) -> Case:
     rng = rng_of(draw)
     arrays = [grid(rng, (n, *size, c)), grid(rng, (*kernel, c, f)), grid(rng, (f,))][: draw(st.integers(2, 3))]
     chosen = {"stride": draw(_strides), "padding": padding}
-    uncut = ops.conv2d.raw(*arrays, **chosen)[0]
-    return arrays, {**chosen, "relu": draw(st.booleans()) and _away_from_zero(uncut)}
+    before_relu = ops.conv2d(*arrays, **chosen).data
+    return arrays, {**chosen, "relu": draw(st.booleans()) and _away_from_zero(before_relu)}
 
 
-def _away_from_zero(uncut: Any) -> bool:
+def _away_from_zero(before_relu: Any) -> bool:
     """May a relu follow? Not where a finite difference could step over its kink."""
-    return bool(np.abs(uncut).min(initial=1.0) > 0.01)
+    return bool(np.abs(before_relu).min(initial=1.0) > 0.01)
 
 
 def _pool(draw: Draw) -> Case:
@@ -266,11 +268,11 @@ def _global_avg_pool(draw: Draw) -> Case:
     return [grid(rng_of(draw), draw(shapes(4, 4, 4)))], {}
 
 
-# --- normalisation and losses ------------------------------------------------------------------------------------
+# Normalisation and losses
 
 
 def _channels(draw: Draw) -> tuple[np.random.Generator, Any, int]:
-    """Samples (N, C) or (N, H, W, C), also far from zero: then spread ten times wider, or rounding would drown them."""
+    """Samples (N, C) or (N, H, W, C), also far from zero; there ten times farther apart, because of rounding."""
     shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 3)) | shapes(4, 4, 3))
     mean = draw(st.sampled_from([0.0, 0.0, -7.0, 1000.0]))
     rng = rng_of(draw)
@@ -281,8 +283,8 @@ def _channels(draw: Draw) -> tuple[np.random.Generator, Any, int]:
 def _batch_norm_train(draw: Draw) -> Case:
     rng, x, c = _channels(draw)
     arrays, eps = [x, grid(rng, (c,)), grid(rng, (c,))], draw(st.sampled_from([1e-5, 1e-3]))
-    uncut = ops.batch_norm_train.raw(*arrays, eps=eps)[0]
-    return arrays, {"eps": eps, "relu": draw(st.booleans()) and _away_from_zero(uncut)}
+    before_relu = ops.batch_norm_train(*arrays, eps=eps)[0].data
+    return arrays, {"eps": eps, "relu": draw(st.booleans()) and _away_from_zero(before_relu)}
 
 
 @case("batch_norm_eval")

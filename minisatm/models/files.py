@@ -1,4 +1,4 @@
-"""Weights in .h5 files: one data set per dotted name, and the network's definition as an attribute."""
+"""Weights in .h5 files: one data set for each dotted name, and the network's definition as an attribute."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..backend import placed
 from ..errors import InputError
 
-if TYPE_CHECKING:
-    from .network import Network
-
+Array = Any
 FORMAT = "minisatm weights 1"
 SHAPE_FIELDS = ("name", "classes", "width", "size", "channels")
+LISTED = 20  # problems in an error message
+FOREIGN = "is not a minisatm weights file: convert it first (python -m weights_convert), or name another file."
 
 
-def save(network: Network, path: str | Path) -> None:
-    """Write weights, buffers and definition; the file appears whole or not at all."""
+class Stored(Protocol):
+    """What this file needs of a Network; to import Network itself would make a circle of imports."""
+
+    definition: dict[str, Any]
+    top: str
+
+    def state(self) -> dict[str, Array]: ...
+
+    def set_state(self, state: dict[str, Array]) -> None: ...
+
+
+def save(network: Stored, path: str | Path) -> None:
+    """Write weights, buffers and definition; the file is either complete or not there."""
 
     def fill(file: Any) -> None:
         file.attrs["format"] = FORMAT
@@ -32,73 +43,74 @@ def save(network: Network, path: str | Path) -> None:
     write_atomically(path, fill)
 
 
-def load(network: Network, path: str | Path, *, strict: bool = True, replace_top: bool = False) -> str:
-    """Read weights and buffers into the network; returns a report of what was loaded and what did not fit.
+def load(network: Stored, path: str | Path, *, strict: bool = True, replace_top: bool = False) -> str:
+    """Copy weights and buffers from a file into the network; returns a report of what was loaded and what did not fit.
 
-    strict: any name or shape that does not fit is an InputError that lists them all, and the network is left as it was.
-    Otherwise what fits is loaded. replace_top: a last layer for another number of classes stays at its random start.
+    strict: raise an InputError that lists every name or shape that does not fit, and leave the network as it was.
+    Otherwise load what fits. replace_top: if the file has another number of classes, the last layer keeps its random
+    start.
     """
+    stored, current = _finite_weights(path), network.state()
+    replaced = []
+    if replace_top:
+        top = [n for n in current if n.startswith(f"{network.top}.") and n in stored]
+        replaced = [n for n in top if stored[n].shape != current[n].shape]
+    stored, wanted = ({n: a for n, a in arrays.items() if n not in replaced} for arrays in (stored, current))
+    fits = {n: a for n, a in stored.items() if n in wanted and a.shape == wanted[n].shape}
+    problems = [f"  missing in the file   {n} {a.shape}" for n, a in wanted.items() if n not in stored]
+    problems += [f"  not in the network    {n} {a.shape}" for n, a in stored.items() if n not in wanted]
+    problems += [
+        f"  another shape         {n}: {a.shape} in the file, {wanted[n].shape} in the network"
+        for n, a in stored.items() if n in wanted and n not in fits
+    ]  # fmt: skip
+    if strict and problems:
+        more = [f"  ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+        raise InputError("\n".join([
+            f"{path} does not fit {network.definition['name']} ({len(problems)} names or shapes differ): build the "
+            "network with the definition that the file was saved from.", *problems[:LISTED], *more,
+        ]))  # fmt: skip
+    network.set_state({**current, **fits})
+    report = [f"{path}: {len(fits)} of {len(current)} arrays loaded", *problems]
+    if replaced:
+        report.append(f"  drawn at random       {', '.join(replaced)}: the file has another number of classes")
+    return "\n".join(report)
+
+
+def _finite_weights(path: str | Path) -> dict[str, Array]:
+    """The weights and buffers in a file by name; an InputError for NaN or infinite ones."""
     with open_h5(path) as file:
         if file.attrs.get("format") != FORMAT or "weights" not in file:
-            raise InputError(
-                f"{path} is not a minisatm weights file: convert it first, or name one that network.save wrote."
-            )
-        found = read_arrays(file["weights"])
-    own = network.state()
-    broken = [name for name, a in found.items() if not np.isfinite(a).all()]
+            raise InputError(f"{path} {FOREIGN}")
+        arrays = read_arrays(file["weights"])
+    broken = [name for name, a in arrays.items() if not np.isfinite(a).all()]
     if broken:
         raise InputError(
             f"{path} holds NaN or infinite weights in {broken[0]} ({len(broken)} arrays): use another file."
         )
-    replaced = [n for n in own if n.startswith(network.top + ".") and n in found and found[n].shape != own[n].shape]
-    if replace_top:
-        found = {n: a for n, a in found.items() if n not in replaced}
-    problems = [
-        f"missing in the file   {n} {own[n].shape}"
-        for n in own
-        if n not in found and not (replace_top and n in replaced)
-    ]
-    problems += [f"not in the network    {n} {a.shape}" for n, a in found.items() if n not in own]
-    fits = {n: a for n, a in found.items() if n in own and a.shape == own[n].shape}
-    problems += [
-        f"another shape         {n}: {a.shape} in the file, {own[n].shape} in the network"
-        for n, a in found.items()
-        if n in own and a.shape != own[n].shape
-    ]
-    report = "\n".join([f"{path}: {len(fits)} of {len(own)} arrays loaded", *(f"  {p}" for p in problems)])
-    if replace_top and replaced:
-        report += f"\n  drawn at random       {', '.join(replaced)}: the file has another number of classes"
-    if strict and problems:
-        raise InputError(
-            f"{path} does not fit {network.definition['name']} ({len(problems)} names or shapes differ): build the "
-            "network with the definition that the file was saved from.\n" + "\n".join(f"  {p}" for p in problems[:20])
-            + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        )  # fmt: skip
-    network.set_state({**own, **fits})
-    return report
+    return arrays
 
 
 def definition_of(path: str | Path) -> dict[str, Any]:
     """The definition of the network in a weights file: build(**definition) makes its graph."""
     with open_h5(path) as file:
         definition = json.loads(file.attrs.get("definition", "{}"))
-    if not isinstance(definition, dict):
-        raise InputError(f"{path} holds no network definition: copy or make it again.")
+    if not isinstance(definition, dict) or "name" not in definition:
+        raise InputError(f"{path} {FOREIGN}")
     return definition
 
 
 def variant_of(path: str | Path, name: str) -> dict[str, Any]:
     """The fields of the definition in a weights file that are not its shape (eps, stride, mean ...), for build()."""
     definition = definition_of(path)
-    if definition.get("name", name) != name:
+    if definition["name"] != name:
         raise InputError(f"{path} holds weights of {definition['name']}, not of {name}: name that network instead.")
     return {field: value for field, value in definition.items() if field not in SHAPE_FIELDS}
 
 
 @contextmanager
 def open_h5(path: str | Path) -> Iterator[Any]:
-    """An .h5 file open for reading; an InputError names it when it is missing, cut, damaged or something else."""
-    import h5py
+    """An .h5 file open for reading; an InputError with its name if it is missing, damaged or of another kind."""
+    import h5py  # type: ignore[import-untyped]
 
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}: check the path.")
@@ -118,7 +130,7 @@ def open_h5(path: str | Path) -> Iterator[Any]:
 
 
 def write_atomically(path: str | Path, fill: Callable[[Any], None]) -> None:
-    """Create an .h5 file through a temporary neighbour, so that an interruption leaves the old file whole."""
+    """Write an .h5 file under a temporary name and rename it, so that an interruption leaves the old file whole."""
     import h5py
 
     path = Path(path)
@@ -132,15 +144,16 @@ def write_atomically(path: str | Path, fill: Callable[[Any], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_arrays(group: Any, arrays: dict[str, Any]) -> None:
+def write_arrays(group: Any, arrays: dict[str, Array]) -> None:
+    """Write each array as a data set of the group."""
     for name, array in arrays.items():
         group.create_dataset(name, data=placed(array, "numpy"))
 
 
-def read_arrays(group: Any) -> dict[str, np.ndarray]:
-    """Every data set of a group, by name."""
+def read_arrays(group: Any) -> dict[str, Array]:
+    """Every data set of a group, by name, as NumPy arrays."""
     arrays = {name: group[name][()] for name in group}
     for name, array in arrays.items():
         if getattr(array, "dtype", np.dtype(object)).kind not in "fiu":
-            raise InputError(f"{group.file.filename} holds no numbers in {name}: copy or make it again.")
+            raise InputError(f"{group.file.filename} has something other than numbers in {name}: use another file.")
     return arrays

@@ -20,10 +20,10 @@ Rng = np.random.Generator
 class InceptionDefinition:
     """What differs between the sources of an Inception network's weights.
 
-    bn_scale: batch norm has a gamma (PyTorch yes, Keras no). eps, momentum, unbiased: batch norm's (PyTorch 1e-3, 0.1,
-    True; Keras 1e-3, 0.01, False). count_padding: average pools count pixels outside the image, as zeros (PyTorch yes,
-    Keras no). mean, std, bgr: the input's; unless given, 0.5 (pixels from -1 to 1), as both sources have it. exact: no
-    Winograd convolutions.
+    bn_scale: batch norm has a gamma (PyTorch yes, Keras no). eps, momentum, unbiased: of batch norm (PyTorch 1e-3, 0.1,
+    True; Keras 1e-3, 0.01, False). count_padding: average pools count pixels outside of the image as zeros (PyTorch
+    yes, Keras no). mean, std, bgr: of the input layer; mean and std are 0.5 unless given (pixels from -1 to 1, as in
+    both sources). exact: no Winograd convolutions.
     """
 
     bn_scale: bool = True
@@ -45,15 +45,16 @@ class InceptionResNetDefinition(InceptionDefinition):
 
 
 class Res(NamedTuple):
-    """The step of a residual block: x + scale * up(branches(x)), then a relu or not."""
+    """A residual block: x + scale * up(branches(x)), with or without a relu after it."""
 
     branches: list[Any]
     scale: float
     relu: bool = True
 
 
-# A branch is a tuple of steps: a pool; a convolution (filters, kernel), or (filters, kernel, stride) without padding,
-# each with batch norm and relu; a list of branches; or a Res. A stage bears its images' side when the input has 299.
+# A branch is a tuple of steps. A step is a pool; a convolution with batch norm and relu: (filters, kernel), or without
+# padding (filters, kernel, stride); a list of branches; or a Res. The number in a stage's name is the side of its
+# images when the side of the input is 299.
 AVG, MAX = "avg", "max"
 ROW, COLUMN = (1, 7), (7, 1)
 STEM = ((32, 3, 2), (32, 3, 1), (64, 3), MAX, (80, 1), (192, 3, 1), MAX)
@@ -110,19 +111,21 @@ INCEPTIONS: dict[str, tuple[type[InceptionDefinition], dict[str, Any]]] = {
 
 
 class Pool(Module):
-    """The 3x3 pools: "avg" keeps the image's size, "max" halves it."""
+    """A 3x3 pool: "avg" keeps the size of the image, "max" halves it."""
 
     def __init__(self, kind: str, count_padding: bool) -> None:
         self.kind, self.count_padding = kind, count_padding
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.kind == MAX:
-            return ops.max_pool(x, kernel=3, stride=2)
-        return ops.avg_pool(x, kernel=3, stride=1, padding=1, count_padding=self.count_padding)
+            x = ops.max_pool(x, kernel=3, stride=2)
+        else:
+            x = ops.avg_pool(x, kernel=3, stride=1, padding=1, count_padding=self.count_padding)
+        return x
 
 
 class Mixed(Module):
-    """Branches on one input, joined along the channels; `filters`: how many channels that gives."""
+    """Branches on one input, joined along the channels; `filters` is the number of channels that come out."""
 
     def __init__(self, channels: int, branches: list[Any], width: float, d: InceptionDefinition, rng: Rng) -> None:
         self.branches, self.filters = len(branches), 0
@@ -132,7 +135,8 @@ class Mixed(Module):
             self.filters += filters
 
     def __call__(self, x: Tensor) -> Tensor:
-        return ops.concat(*(run(getattr(self, f"branch{b}"), x) for b in range(1, self.branches + 1)), axis=-1)
+        x = ops.concat(*(run(getattr(self, f"branch{b}"), x) for b in range(1, self.branches + 1)), axis=-1)
+        return x
 
 
 class Residual(Mixed):
@@ -146,37 +150,40 @@ class Residual(Mixed):
         self.filters, self.scale, self.relu = channels, step.scale, step.relu
 
     def __call__(self, x: Tensor) -> Tensor:
-        weight, bias = self.up.weight * self.scale, self.up.bias * self.scale  # smaller than what they make
+        assert self.up.bias is not None
+        weight, bias = self.up.weight * self.scale, self.up.bias * self.scale  # less to multiply than the output
         y = self.up.convolve(super().__call__(x), weight, bias, False)
         return ops.add_relu(x, y) if self.relu else x + y
 
 
 def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: Rng) -> tuple[list[Module], int]:
-    """The layers of these steps, and how many channels come out of the last."""
+    """The layers of these steps, and the number of channels that come out of the last."""
     layers: list[Any] = []
-    norm = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=1.0 if d.bn_scale else None)
+    norm: dict[str, Any] = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=1.0 if d.bn_scale else None)
     for step in steps:
         if step in (AVG, MAX):
             layers.append(Pool(step, d.count_padding))
         elif isinstance(step, list | Res):
-            layers.append((Mixed if isinstance(step, list) else Residual)(channels, step, width, d, rng))
+            block: Any = Mixed if isinstance(step, list) else Residual
+            layers.append(block(channels, step, width, d, rng))
             channels = layers[-1].filters
         else:
             (filters, kernel, *stride), before = step, channels
             channels = scaled(filters, width)
-            place = dict(stride=stride[0], padding="valid") if stride else {}
+            place: dict[str, Any] = dict(stride=stride[0], padding="valid") if stride else {}
             layers.append(ConvNorm(before, channels, kernel, exact=d.exact, rng=rng, **place, **norm))
     return layers, channels
 
 
 def run(layers: list[Module], x: Tensor) -> Tensor:
+    """x through the layers, one after the other."""
     for layer in layers:
         x = layer(x, relu=True) if isinstance(layer, ConvNorm) else layer(x)
     return x
 
 
 class Inception(Network):
-    """An Inception network, without its auxiliary head, with features from the global average pool.
+    """An Inception network without the auxiliary head; features from the global average pool.
 
     name: one of INCEPTIONS; variant: fields of its definition. He initialisation, the last layer ~ N(0, 0.01^2).
     """
@@ -187,15 +194,16 @@ class Inception(Network):
         self, name: str, *, classes: int, width: float, size: int, channels: int, rng: Rng, **variant: Any
     ) -> None:
         if size < 75:
-            raise InputError(f"{name} halves the image five times, unpadded: size must be at least 75, not {size}.")
+            raise InputError(
+                f"{name} halves the image five times without padding: size must be at least 75, not {size}."
+            )
         definition, self.plan = INCEPTIONS[name]
         d = definition(**variant)
         changed = {k: v for k, v in asdict(d).items() if v != getattr(definition, k)}
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
         half = (0.5,) * channels
-        self.normalize = input_layer(
-            channels, half if d.mean is None else d.mean, half if d.std is None else d.std, d.bgr
-        )
+        mean, std = (half if values is None else values for values in (d.mean, d.std))
+        self.normalize = input_layer(channels, mean, std, d.bgr)
         for stage, steps in self.plan.items():
             layers, channels = chain(channels, steps, width, d, rng)
             setattr(self, stage, layers)
@@ -206,7 +214,8 @@ class Inception(Network):
         x = self.normalize(x)
         for stage in self.plan:
             x = run(getattr(self, stage), x)
-        return ops.global_avg_pool(x)
+        x = ops.global_avg_pool(x)
+        return x
 
     def logits(self, features: Tensor) -> Tensor:
         return self.fc(features)

@@ -16,35 +16,25 @@ from .network import Network, input_layer, scaled
 
 
 class LeNet(Network):
-    """LeNet with features from ip1, after its relu, the only one: the convolutions have none.
+    """LeNet with features from ip1, after the only relu: the convolutions have none.
 
-    ip1 sees what is left of `size` (4x4 at 28), flattened in (row, column, channel) order. mean and std: unless given,
-    Caffe's, which divides pixels of 0..255 by 256. He initialisation, ip2 ~ N(0, 0.01^2).
+    The input of ip1 is the image after two pools (4x4 at size 28), flattened in (row, column, channel) order. mean and
+    std: Caffe's unless given (it divides pixels of 0..255 by 256). He initialisation, ip2 ~ N(0, 0.01^2).
     """
 
     top = "ip2"
 
     def __init__(
-        self,
-        *,
-        classes: int,
-        width: float,
-        size: int,
-        channels: int,
-        rng: np.random.Generator,
-        mean: Any = None,
+        self, *, classes: int, width: float, size: int, channels: int, rng: np.random.Generator, mean: Any = None,
         std: Any = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if size < 15:
-            raise InputError(
-                f"lenet convolves 5x5 and halves the image twice, so size must be at least 15, not {size}."
-            )
+            raise InputError(f"lenet has 5x5 kernels and halves the image twice: size must be at least 15, not {size}.")
         self.definition = dict(name="lenet", classes=classes, width=width, size=size, channels=channels,
                                mean=mean, std=std)  # fmt: skip
-        self.normalize = input_layer(
-            channels, (0,) * channels if mean is None else mean, (256 / 255,) * channels if std is None else std
-        )
-        side = ((size - 3) // 2 - 3) // 2  # 5x5 convolutions, pools that round up
+        mean = (0,) * channels if mean is None else mean
+        self.normalize = input_layer(channels, mean, (256 / 255,) * channels if std is None else std)
+        side = ((size - 3) // 2 - 3) // 2  # after two 5x5 convolutions, each with a pool that rounds up
         first, second, hidden = (scaled(n, width) for n in (20, 50, 500))
         self.conv1 = Conv2D(channels, first, 5, padding="valid", rng=rng)
         self.conv2 = Conv2D(first, second, 5, padding="valid", rng=rng)
@@ -55,7 +45,8 @@ class LeNet(Network):
     def features(self, x: Tensor) -> Tensor:
         x = ops.max_pool(self.conv1(self.normalize(x)), kernel=2, ceil=True)
         x = ops.max_pool(self.conv2(x), kernel=2, ceil=True)
-        return ops.relu(self.ip1(x.reshape(len(x), -1)))
+        x = ops.relu(self.ip1(x.reshape(len(x), -1)))
+        return x
 
     def logits(self, features: Tensor) -> Tensor:
         return self.ip2(features)
@@ -63,7 +54,7 @@ class LeNet(Network):
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with its relu. "same" is TensorFlow's: of an odd number of zeros, one more at the bottom right."""
+    """A convolution with a relu. "same" pads as in TensorFlow: if the zeros are odd, one more at the bottom right."""
 
     filters: int
     kernel: int
@@ -71,13 +62,13 @@ class Conv:
     padding: str = "valid"
 
     def side(self, size: int) -> int:
-        """The side of what it makes of an image of this side; below 1 where the kernel does not fit."""
+        """The side of the output for an image of this side; below 1 if the kernel does not fit into the image."""
         return -(-(size if self.padding == "same" else size - self.kernel + 1) // self.stride)
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A dense layer with its relu."""
+    """A dense layer with a relu."""
 
     units: int
 
@@ -89,7 +80,7 @@ class Drop:
     rate: float
 
 
-# After the last dropout a dense layer, "fc", gives the logits.
+# After the last dropout, a dense layer "fc" gives the logits.
 STRUCTURES: dict[str, tuple[Conv | Dense | Drop, ...]] = {
     "mnist_a": (Conv(64, 5), Conv(64, 5), Drop(0.25), Dense(128), Drop(0.5)),
     "mnist_b": (Drop(0.2), Conv(64, 8, stride=2, padding="same"), Conv(128, 6, stride=2), Conv(128, 5), Drop(0.5)),
@@ -101,42 +92,31 @@ STRUCTURES: dict[str, tuple[Conv | Dense | Drop, ...]] = {
 class TramerNetwork(Network):
     """Structure A, B, C or D of Ensemble Adversarial Training (Tramer et al. 2018): no pooling, no batch norm.
 
-    hidden[i] is entry number i of the table; the features are what the last dropout is given, flattened in (row,
-    column, channel) order. dropout: one rate for all, or one for each in their order; the table's unless given. mean
-    and std: 0 and 1 unless given. exact: never Winograd's way. He initialisation, fc ~ N(0, 0.01^2).
+    hidden[i] is layer i of the table above; the features are the input of the last dropout, flattened in (row, column,
+    channel) order. dropout: one rate for all dropouts, or one for each in their order; the table's unless given. mean
+    and std: 0 and 1 unless given. exact: no Winograd convolutions. He initialisation, fc ~ N(0, 0.01^2).
     """
 
     top = "fc"
 
     def __init__(
-        self,
-        name: str,
-        *,
-        classes: int,
-        width: float,
-        size: int,
-        channels: int,
-        rng: np.random.Generator,
-        dropout: Any = None,
-        mean: Any = None,
-        std: Any = None,
-        exact: bool = False,
-    ) -> None:
+        self, name: str, *, classes: int, width: float, size: int, channels: int, rng: np.random.Generator,
+        dropout: Any = None, mean: Any = None, std: Any = None, exact: bool = False,
+    ) -> None:  # fmt: skip
         structure = STRUCTURES[name]
         if side_left(structure, size) < 1:
             least = next(n for n in count(size) if side_left(structure, n) >= 1)
-            raise InputError(f"{name} has no pooling but large kernels, so size must be at least {least}, not {size}.")
+            raise InputError(f"{name} has large kernels without padding: size must be at least {least}, not {size}.")
         rates = drop_rates(name, dropout)
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels,
                                dropout=rates, mean=mean, std=std, exact=exact)  # fmt: skip
-        self.normalize = input_layer(
-            channels, (0,) * channels if mean is None else mean, (1,) * channels if std is None else std
-        )
+        mean = (0,) * channels if mean is None else mean
+        self.normalize = input_layer(channels, mean, (1,) * channels if std is None else std)
         self.hidden: list[Module] = []
-        left = iter(rates)
+        remaining_rates = iter(rates)
         for layer in structure:
             if isinstance(layer, Drop):
-                self.hidden.append(Dropout(next(left)))
+                self.hidden.append(Dropout(next(remaining_rates)))
             elif isinstance(layer, Conv):
                 n = scaled(layer.filters, width)
                 self.hidden.append(Conv2D(channels, n, layer.kernel, stride=layer.stride, padding=layer.padding,
@@ -171,11 +151,13 @@ def side_left(structure: tuple[Any, ...], size: int) -> int:
     return size
 
 
-def drop_rates(name: str, given: Any) -> tuple[float, ...]:
-    """The rates of a structure's dropouts, first to last: its own, those given, or the one given for all."""
-    own = tuple(layer.rate for layer in STRUCTURES[name] if isinstance(layer, Drop))
-    rates = own if given is None else tuple(map(float, np.ravel(given)))
-    rates = rates * len(own) if len(rates) == 1 else rates
-    if len(rates) != len(own) or not all(0 <= rate < 1 for rate in rates):
-        raise InputError(f"dropout {given}: {name} takes one rate or {len(own)}, from 0 to below 1; its own are {own}.")
-    return rates
+def drop_rates(name: str, rates: Any) -> tuple[float, ...]:
+    """The rate of each dropout of a structure, first to last: the table's if rates is None; one rate serves for all."""
+    defaults = tuple(layer.rate for layer in STRUCTURES[name] if isinstance(layer, Drop))
+    chosen = defaults if rates is None else tuple(map(float, np.ravel(rates)))
+    chosen = chosen * len(defaults) if len(chosen) == 1 else chosen
+    if len(chosen) != len(defaults) or not all(0 <= rate < 1 for rate in chosen):
+        raise InputError(
+            f"dropout {rates}: {name} takes one rate or {len(defaults)}, from 0 to below 1; usual are {defaults}."
+        )
+    return chosen

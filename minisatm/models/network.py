@@ -1,8 +1,9 @@
-"""What all networks share: the call that gives logits and features, and their files."""
+"""The base class of all networks: images in, logits and features out, and files of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..backend import on_gpu, placed
@@ -11,13 +12,14 @@ from ..layers import Module, Normalize
 from ..parallel import one_blas_thread
 from ..tape import no_grad
 from ..tensor import Tensor
+from . import files
 
 Array = Any
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def input_layer(channels: int, mean: Any = None, std: Any = None, bgr: bool = False) -> Normalize:
-    """Normalisation by ImageNet's mean and std (their averages for grey images), or by those of the definition."""
+    """The layer that normalises pixels: by mean and std (C,), or by ImageNet's (for grey images their average)."""
     if mean is None:
         mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
     if std is None:
@@ -34,10 +36,10 @@ def scaled(channels: int, width: float) -> int:
 
 
 class Network(Module):
-    """logits, features = network(x), x (N, size, size, channels) in [0, 1].
+    """logits, features = network(x), for x (N, size, size, channels) in [0, 1].
 
-    logits (N, classes); features (N, feature_width), the last hidden layer: what the domain classifier sees.
-    `definition` rebuilds the graph (without its weights): build(**definition).
+    logits (N, classes); features (N, feature_width), the last hidden layer, which is the domain classifier's input.
+    build(**definition) makes the same graph with new weights.
     """
 
     definition: dict[str, Any]
@@ -69,9 +71,9 @@ class Network(Module):
         raise NotImplementedError
 
     def as_function(self) -> Callable[[Any], tuple[Any, Callable[[Any], Any]]]:
-        """This network in eval mode as a function of arrays, for other people's tools: images -> (logits, vjp).
+        """This network in eval mode as a function of arrays, for other libraries: images -> (logits, vjp).
 
-        vjp(g) is the gradient of <g, logits> to the images, (N, size, size, channels) in [0, 1].
+        vjp(g) is the gradient of <g, logits> with respect to the images (N, size, size, channels) in [0, 1].
         """
 
         def function(x: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -81,19 +83,16 @@ class Network(Module):
         return function
 
     def count_parameters(self) -> int:
+        """How many numbers the weights have, buffers not counted."""
         return sum(t.data.size for t in self.parameters().values())
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write weights, buffers and definition to an .h5 file."""
-        from .files import save
+        files.save(self, path)
 
-        save(self, path)
-
-    def load(self, path: str, strict: bool = True) -> str:
-        """Read weights and buffers from an .h5 file; returns the report. See weights.load."""
-        from .files import load
-
-        return load(self, path, strict=strict)
+    def load(self, path: str | Path, strict: bool = True) -> str:
+        """Copy weights and buffers from an .h5 file; returns a report. See files.load."""
+        return files.load(self, path, strict=strict)
 
 
 def predict(network: Network, x: Array) -> Array:

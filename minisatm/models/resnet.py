@@ -21,14 +21,15 @@ Rng = np.random.Generator
 class ResNetDefinition:
     """What differs between residual networks, and between the sources of their weights.
 
-    blocks: residual blocks per stage. bottleneck: 1x1-3x3-1x1 blocks (channels times 4) or two 3x3. stride_in: which
-    convolution of a bottleneck halves the image, "3x3" (PyTorch) or "1x1" (the paper, Keras, Caffe). conv_bias: Keras's
-    convolutions have one. eps, momentum, unbiased: batch norm's (PyTorch 1e-5, 0.1, True; Keras 1.001e-5, 0.01, False).
-    stem: "imagenet" (7x7 stride 2 and a 3x3 max pool of stride 2) or "cifar" (3x3). stem_padding: of the 7x7
-    (keras-vggface "same"). pool_padding, pool_ceil: of the stem's pool (PyTorch 1; Caffe 0 and ceil; keras-vggface
-    "valid"). shortcut: where shapes change, a 1x1
-    "projection", or every second pixel with channels "zero-padded" on both sides. mean, std, bgr: the input's.
-    exact: no Winograd convolutions.
+    blocks: residual blocks in each stage. first_width: the filters of the stem and of the first stage. bottleneck:
+    blocks are 1x1-3x3-1x1 convolutions (the last with 4 times the filters), or else two 3x3. stride_in: which
+    convolution of a bottleneck halves the image, "3x3" (PyTorch) or "1x1" (the paper, Keras, Caffe). conv_bias:
+    convolutions have a bias (Keras). eps, momentum, unbiased: those of batch norm (PyTorch 1e-5, 0.1, True; Keras
+    1.001e-5, 0.01, False). stem: "imagenet" (7x7 with stride 2, then a 3x3 max pool with stride 2) or "cifar" (3x3).
+    stem_padding: of the 7x7 convolution (keras-vggface "same"). pool_padding, pool_ceil: of the stem's pool (PyTorch 1;
+    Caffe 0 and ceil; keras-vggface "valid"). shortcut: where the shape changes, a 1x1 "projection", or every second
+    pixel with "zero-padded" channels on both sides. zero_gamma: each block starts as its shortcut. mean, std, bgr: of
+    the input layer. exact: no Winograd convolutions.
     """
 
     blocks: tuple[int, ...]
@@ -51,9 +52,9 @@ class ResNetDefinition:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        for field, known in CHOICES.items():
-            if getattr(self, field) not in known:
-                raise InputError(f"{field}={getattr(self, field)!r}: a ResNet's can be {' or '.join(known)}.")
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise InputError(f"{field}={getattr(self, field)!r}: a ResNet's can be {' or '.join(choices)}.")
 
 
 CHOICES = {"stride_in": ("3x3", "1x1"), "stem": ("imagenet", "cifar"), "shortcut": ("projection", "zero-padded")}
@@ -68,15 +69,15 @@ RESNETS = {
 
 
 def conv_norm(channels: int, filters: int, kernel: int, d: ResNetDefinition, rng: Rng, **settings: Any) -> ConvNorm:
-    """A convolution with batch norm as the definition has them; settings: stride, padding, gamma."""
-    norm = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased)
+    """A convolution with batch norm, as the definition says; settings: stride, padding, gamma."""
+    norm: dict[str, Any] = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased)
     return ConvNorm(channels, filters, kernel, bias=d.conv_bias, exact=d.exact, rng=rng, **norm, **settings)
 
 
 class Block(Module):
-    """relu(f(x) + shortcut(x)), f a bottleneck (1x1, 3x3, 1x1) or two 3x3 convolutions, each with batch norm.
+    """relu(f(x) + shortcut(x)), where f is a bottleneck (1x1, 3x3, 1x1) or two 3x3 convolutions, with batch norm.
 
-    The last batch norm of f starts with gamma zero (if zero_gamma), so that the block starts as its shortcut.
+    If zero_gamma, the last batch norm of f starts with gamma 0, so that the block starts as its shortcut.
     """
 
     def __init__(self, channels: int, width: int, stride: int, d: ResNetDefinition, rng: Rng) -> None:
@@ -100,9 +101,11 @@ class Block(Module):
         y = self.conv2(y, relu=self.bottleneck)
         if self.bottleneck:
             y = self.conv3(y)
-        return ops.add_relu(y, self.shortcut(x))
+        x = ops.add_relu(y, self.shortcut(x))
+        return x
 
     def shortcut(self, x: Tensor) -> Tensor:
+        """x, in the shape of f(x)."""
         if self.project is not None:
             return self.project(x)
         if self.stride != 1:
@@ -116,8 +119,8 @@ class Block(Module):
 class ResNet(Network):
     """A residual network with features from the global average pool.
 
-    name: one of RESNETS; keyword arguments beyond the shape change fields of its ResNetDefinition. He initialisation,
-    the last layer ~ N(0, 0.01^2).
+    name: one of RESNETS; variant: fields of its ResNetDefinition to change. He initialisation, the last layer
+    ~ N(0, 0.01^2).
     """
 
     top = "fc"
@@ -153,7 +156,8 @@ class ResNet(Network):
         for stage in range(1, len(self.d.blocks) + 1):
             for block in getattr(self, f"stage{stage}"):
                 x = block(x)
-        return ops.global_avg_pool(x)
+        x = ops.global_avg_pool(x)
+        return x
 
     def logits(self, features: Tensor) -> Tensor:
         return self.fc(features)

@@ -12,40 +12,25 @@ from ..layers import Conv2D, ConvNorm, Dropout, Linear
 from ..tensor import Tensor
 from .network import Network, input_layer, scaled
 
-PLAN = (
-    (64, 64),
-    (128, 128),
-    (256, 256, 256),
-    (512, 512, 512),
-    (512, 512, 512),
-)  # filters; a 2x2 max pool after each block
+# The filters of each convolution; after each of the five blocks stands a 2x2 max pool.
+PLAN = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 HIDDEN = 4096
 
 
 class VGG16(Network):
     """VGG16 with features from fc7, after its relu and before its dropout.
 
-    fc6 sees what five halvings leave of `size` (7x7 at 224), flattened in (row, column, channel) order. He
-    initialisation, fc8 ~ N(0, 0.01^2). batch_norm: after each convolution, before its relu (PyTorch's vgg16_bn).
+    The input of fc6 is the image after five halvings (7x7 at size 224), flattened in (row, column, channel) order. He
+    initialisation, fc8 ~ N(0, 0.01^2). batch_norm: one after each convolution and before its relu (PyTorch's vgg16_bn).
+    exact: no Winograd convolutions.
     """
 
     top = "fc8"
 
     def __init__(
-        self,
-        *,
-        classes: int,
-        width: float,
-        size: int,
-        channels: int,
-        rng: np.random.Generator,
-        dropout: float = 0.5,
-        mean: Any = None,
-        std: Any = None,
-        bgr: bool = False,
-        exact: bool = False,
-        batch_norm: bool = False,
-    ) -> None:
+        self, *, classes: int, width: float, size: int, channels: int, rng: np.random.Generator, dropout: float = 0.5,
+        mean: Any = None, std: Any = None, bgr: bool = False, exact: bool = False, batch_norm: bool = False,
+    ) -> None:  # fmt: skip
         if size < 32:
             raise InputError(f"vgg16 halves the image five times, so size must be at least 32, not {size}.")
         self.definition = dict(name="vgg16", classes=classes, width=width, size=size, channels=channels,
@@ -72,12 +57,10 @@ class VGG16(Network):
             for i in range(1, len(filters)):
                 x = getattr(self, f"conv{block}_{i}")(x, relu=True)
             x = getattr(self, f"conv{block}_{len(filters)}")(x)
-            x = ops.relu(
-                ops.max_pool(x, kernel=2)
-            )  # the relu of the block's last layer: after the pool a quarter is left
-        x = x.reshape(len(x), -1)
-        x = self.dropout6(ops.relu(self.fc6(x)))
-        return ops.relu(self.fc7(x))
+            x = ops.relu(ops.max_pool(x, kernel=2))  # relu after the pool: the same values, a quarter of the work
+        x = self.dropout6(ops.relu(self.fc6(x.reshape(len(x), -1))))
+        x = ops.relu(self.fc7(x))
+        return x
 
     def logits(self, features: Tensor) -> Tensor:
         return self.fc8(self.dropout7(features))
