@@ -56,17 +56,18 @@ def figure_pairs(path: Path, pairs: Sequence[Mapping[str, Any]], classes: Sequen
     """
     if not pairs:
         raise InputError("There are no pairs to draw: give at least one clean image with its adversarial example.")
-    names = [_pair_names(pair, classes) for pair in pairs]
-    images = [_pair_images(pair) for pair in pairs]
     columns = min(2, len(pairs))
     lines = -(-len(pairs) // columns)
     figure = _figure(6.2 * columns, 2.75 * lines)
     grid = figure.subfigures(lines, columns, squeeze=False).ravel()
-    for cell, pair, shown, (true, clean, adversarial) in zip(grid, pairs, images, names):
-        factor = _amplification(pair)
+    for cell, pair in zip(grid, pairs):
+        # The difference is amplified so that -epsilon becomes black and +epsilon white.
+        factor = max(1.0, 0.5 / pair["epsilon"]) if pair["epsilon"] > 0 else 1.0
+        answers = [pair[key] for key in ("true", "predicted_clean", "predicted_adversarial")]
+        true, clean, adversarial = (f"class {k}" if classes is None else str(classes[k]) for k in answers)
         captions = (f"adversarial: {adversarial}", f"clean: {clean}", f"difference × {factor:.3g}")
         wrong = (adversarial != true, clean != true, False)
-        for axes, image, caption, red in zip(cell.subplots(1, 3), shown, captions, wrong):
+        for axes, image, caption, red in zip(cell.subplots(1, 3), _pair_images(pair, factor), captions, wrong):
             axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(caption, fontsize=10, color="#b3261e" if red else INK)
             axes.set_axis_off()
@@ -158,9 +159,8 @@ def _rate_line(axes: Axes, points: Sequence[Mapping[str, Any]], key: str, style:
 def _epsilon_axis(axes: Axes, epsilons: Sequence[float]) -> None:
     """A logarithmic axis that holds 0: small epsilons get as much room as large ones."""
     last = max(epsilons)
-    first = last / 128
     ticks = [0, *(last / 2**k for k in range(7, -1, -1))]
-    axes.set_xscale("symlog", base=2, linthresh=first)
+    axes.set_xscale("symlog", base=2, linthresh=last / 128)
     axes.set_xticks(ticks, [epsilon_text(t).removesuffix("/256") if last == 1 else f"{t:.2g}" for t in ticks])
     axes.minorticks_off()
     axes.set_xlim(0, last * 1.1)
@@ -185,13 +185,13 @@ def _rates(path: Path, epochs: Phases, networks: Sequence[str], images: str) -> 
     for axes, network in zip(figure.subplots(1, len(networks), sharey=True, squeeze=False).ravel(), networks):
         for phase, table in epochs.items():
             x = table["epoch"] - (np.nanmax(table["epoch"]) if phase == "clean" != main else 0)
-            look = {"lw": 2.2, "zorder": 3} if phase == main else {"lw": 1.1, "alpha": 0.55}
+            weight = {"lw": 2.2, "zorder": 3} if phase == main else {"lw": 1.1, "alpha": 0.55}
             for kind, style, mark in (("clean", "-", "o"), ("adversarial", "--", "s")):
                 key = f"{network}.{images}_{kind}"
                 if _has(table, key):
                     seen = ~np.isnan(table[key])
                     name = f"{label(phase)}: {kind} images" if phase != "clean" else f"clean phase: {kind} images"
-                    axes.plot(x[seen], 100 * table[key][seen], style, marker=mark, ms=3, label=name, **look,
+                    axes.plot(x[seen], 100 * table[key][seen], style, marker=mark, ms=3, label=name, **weight,
                               color=COLOURS.get(phase, OTHER_COLOUR))  # fmt: skip
         if "clean" in epochs and main != "clean":
             axes.axvline(0, color="#bbbbbb", lw=1)
@@ -219,14 +219,12 @@ def _losses(path: Path, log: Phases, networks: Sequence[str]) -> Path:
         column[1].set(title=f"{network}: terms of {label(main)}", xlabel=f"iterations ({label(main)} starts at 0)")
     for row, name in zip(panels, ("sum of the terms, smoothed", "term, smoothed")):
         drawn = [axes for axes in row if axes.has_data()]
-        for axes in row:
+        for axes in set(row) - set(drawn):
+            axes.remove()
+        for axes in drawn:
+            axes.set_ylabel(name if axes is drawn[0] else "")
             axes.grid(alpha=0.3)
-            if axes in drawn:
-                axes.legend(fontsize=8)
-            else:
-                axes.remove()
-        if drawn:
-            drawn[0].set_ylabel(name)
+            axes.legend(fontsize=8)
     return _save(figure, path)
 
 
@@ -234,37 +232,23 @@ def _loss_line(axes: Axes, table: Mapping[str, Array], key: str, before: int, co
     if not _has(table, key):
         return
     x = np.arange(len(table[key])) + 1 - before
-    seen = np.isfinite(table[key])
+    seen = ~np.isnan(table[key])
     x, y = x[seen], table[key][seen]
     window = max(1, len(y) // 25)
-    # Each point is the mean of the last `window` losses, so the line never shows what was not yet known.
-    sums = np.concatenate([[0.0], np.cumsum(y)])
-    ends = np.arange(1, len(y) + 1)
-    starts = np.maximum(ends - window, 0)
-    axes.plot(x, (sums[ends] - sums[starts]) / (ends - starts), color=colour, lw=1.6, label=name)
+    # Each point is the mean of the last `window` losses, so that the line shows no loss before its step.
+    means = np.convolve(y, np.ones(window))[: len(y)] / np.minimum(np.arange(len(y)) + 1, window)
+    axes.plot(x, means, color=colour, lw=1.6, label=name)
 
 
-def _pair_names(pair: Mapping[str, Any], classes: Sequence[str] | None) -> list[str]:
-    groups = (pair["true"], pair["predicted_clean"], pair["predicted_adversarial"])
-    return [str(classes[k]) if classes is not None else f"class {k}" for k in groups]
-
-
-def _pair_images(pair: Mapping[str, Any]) -> list[Array]:
-    """Adversarial, clean and amplified difference, ready for imshow: (H, W, 3), or (H, W) for one channel."""
+def _pair_images(pair: Mapping[str, Any], factor: float) -> list[Array]:
+    """The adversarial image, the clean one and their difference around grey, amplified; all (H, W, C) in [0, 1]."""
     clean, adversarial = (np.asarray(pair[key], dtype=np.float64) for key in ("clean", "adversarial"))
     if clean.shape != adversarial.shape or clean.ndim != 3 or clean.shape[2] not in (1, 3):
         raise InputError(
             f"A pair has a clean image {clean.shape} and an adversarial one {adversarial.shape}: "
             "both must be (height, width, channels) with 1 or 3 channels."
         )
-    difference = 0.5 + _amplification(pair) * (adversarial - clean)
-    return [np.squeeze(image.clip(0, 1), 2) if image.shape[2] == 1 else image.clip(0, 1)
-            for image in (adversarial, clean, difference)]  # fmt: skip
-
-
-def _amplification(pair: Mapping[str, Any]) -> float:
-    """The factor by which a difference of +-epsilon spans black to white; 1 where epsilon is 0."""
-    return max(1.0, 0.5 / pair["epsilon"]) if pair["epsilon"] > 0 else 1.0
+    return [image.clip(0, 1) for image in (adversarial, clean, 0.5 + factor * (adversarial - clean))]
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -12,17 +12,7 @@ from pathlib import Path
 
 from .figures import figure_curves, figure_results
 from .paper import PAPER
-from .readings import (
-    MEASURES,
-    asides,
-    blocks,
-    caption,
-    cell_text,
-    comparisons,
-    comparisons_title,
-    holdout_name,
-    readings,
-)
+from .readings import MEASURES, asides, blocks, caption, cell_text, comparisons, comparisons_title, sentences
 from .rows import CLEAN, HOLD_OUT, PARTNER_NEW, PARTNER_OLD, WHITE_BOX
 from .tables import CONDITIONS, Confusion, Results, label
 
@@ -46,6 +36,7 @@ FIGURES = {
 }  # fmt: skip
 TABLE_5 = ("undefended", "control", "ensemble", "satm")
 NOT_RUN = "Tables 3 (a third target), 6 (networks of one structure) and 7 (ImageNet, MNIST) need other runs than this."
+BANNER = "Not comparable: one run with its own data, networks and steps; the paper's are means of five Adience folds."
 NOTES = (
     "The intervals (95 %; Wilson for a rate, Bonett and Price for a paired difference) cover the draw of test images "
     "as if these were independent. Several images of one subject are not, so the true interval is wider; and they "
@@ -154,7 +145,7 @@ def _results(results: Results) -> str:
     if compared:
         header = ("difference", "condition", "network", "points [95 % interval]", "")
         parts.append(_table(header, compared, comparisons_title(results)))
-    for line in readings(results):
+    for line in sentences(results):
         kind = ' class="warning"' if line.startswith("WARNING") else ""
         parts.append(f"<p{kind}>{escape(line)}</p>")
     return _section("Results", "".join(parts))
@@ -162,9 +153,6 @@ def _results(results: Results) -> str:
 
 def _beside(name: str, results: Results) -> str:
     """One table of the paper next to the same quantities of this run."""
-    banner = (
-        "Not comparable: one run with its own data, networks and steps; the paper's are means of five Adience folds."
-    )
     ours = [_ours(name, results, network) for network in results.networks]
     ours = [line for line in ours if set(line[1:]) - {"-", "- → -"}]
     header = list(PAPER[name][0])
@@ -175,31 +163,28 @@ def _beside(name: str, results: Results) -> str:
     reason = "This run: not measured, tables/results.csv has no such rows."
     mine = _table(header, ours, "This run, %") if ours else _missing(reason)
     theirs = _table(PAPER[name][0], PAPER[name][1:], "The paper, as printed, %")
-    return f'<p class="banner">{escape(banner)}</p><div class="grid"><div>{mine}</div><div>{theirs}</div></div>'
+    return f'<p class="banner">{escape(BANNER)}</p><div class="grid"><div>{mine}</div><div>{theirs}</div></div>'
 
 
 def _ours(name: str, results: Results, network: str) -> list[str]:
     """The line of one network in this run's version of a table of the paper."""
 
-    def percent(method: str, condition: str, field: str = "rate") -> str:
+    def percent(method: str, condition: str, *fields: str) -> str:
         cell = results.cell(method, network, condition)
-        return f"{100 * getattr(cell, field):.2f}" if cell else "-"
+        return " / ".join(f"{100 * getattr(cell, field):.2f}" for field in fields) if cell else "-"
 
-    def change(before: str, after: str, field: str) -> str:
-        return f"{percent('undefended', before, field)} → {percent('satm', after, field)}"
+    def changes(before: str, after: str) -> list[str]:
+        return [f"{percent('undefended', before, f)} → {percent('satm', after, f)}" for f in ("rate", "one_off")]
 
     if name == "Table 1":
-        return [network, percent("undefended", WHITE_BOX), percent("undefended", CLEAN)]
+        return [network, percent("undefended", WHITE_BOX, "rate"), percent("undefended", CLEAN, "rate")]
     if name == "Table 2":
-        return [network, *(change(WHITE_BOX, WHITE_BOX, field) for field in ("rate", "one_off"))]
+        return [network, *changes(WHITE_BOX, WHITE_BOX)]
     if name == "Table 4":
-        changes = (change(PARTNER_OLD, PARTNER_NEW, field) for field in ("rate", "one_off"))
-        return [network, *changes, percent("satm", CLEAN)]
-    both = [(percent(m, HOLD_OUT), percent(m, HOLD_OUT, "one_off")) for m in TABLE_5]
-    if all(rate == "-" for rate, _ in both):
-        return [network]
-    hold = f"{holdout_name(results) or 'hold-out'}, ε {results.epsilon}"
-    return [network, hold, *("-" if rate == "-" else f"{rate} / {near}" for rate, near in both)]
+        return [network, *changes(PARTNER_OLD, PARTNER_NEW), percent("satm", CLEAN, "rate")]
+    both = [percent(method, HOLD_OUT, "rate", "one_off") for method in TABLE_5]
+    holdout = f"{results.holdout_name or 'hold-out'}, ε {results.epsilon}"
+    return [network, holdout, *both] if set(both) != {"-"} else [network]
 
 
 def _image(folder: Path, name: str) -> str:
@@ -216,7 +201,7 @@ def _confusions(matrices: Sequence[Confusion]) -> str:
     if not matrices:
         return _missing("Not here: there is no tables/confusion_<method>_<network>.csv.")
     intro = (
-        "Rows: true groups, columns: answers. Counts; colour: share of the row; framed: what one-off accepts (Eq. 4)."
+        "Rows: true classes, columns: answers. Counts; colour: share of the row; framed: one-off accepts it (Eq. 4)."
     )
     return f'<p>{intro}</p><div class="grid">{"".join(map(_confusion, matrices))}</div>'
 

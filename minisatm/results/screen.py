@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from ..errors import InputError
-from .readings import MEASURES, asides, blocks, caption, cell_text, comparisons, comparisons_title, readings
+from .readings import MEASURES, asides, blocks, caption, cell_text, comparisons, comparisons_title, sentences
 from .tables import CONDITIONS, Results
 
 WIDTH = 110
@@ -32,6 +32,6 @@ def results_table(results: Results) -> str:
         lines += ["", comparisons_title(results)]
         lines += [f"  {f'{what}, {condition}':<32} {network:<22} {points:<22} {verdict}"
                   for what, condition, network, points, verdict in compared]  # fmt: skip
-    for line in readings(results):
+    for line in sentences(results):
         lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ")
     return "\n".join(lines)

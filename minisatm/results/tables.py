@@ -25,7 +25,7 @@ METHODS = (
     "undefended", "control", "standard", "ensemble", "cascade", "teacher", "distillation", "penalty", "satm",
 )  # fmt: skip
 CONDITIONS = (CLEAN, WHITE_BOX, PARTNER_OLD, PARTNER_NEW, HOLD_OUT)
-BASELINE = "always "  # a row whose method begins so answers one class for every image
+BASELINE = "always "  # the method of a row begins so where one class is the answer to every image
 RATES = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_off_high")
 
 
@@ -49,18 +49,22 @@ def read_rows(path: Path, kind: type[T]) -> list[T]:
     A line without its first field (a file may be cut off) is left out.
     """
     types = get_type_hints(kind)
-    whole = [line for line in _read_lines(path) if line.get(next(iter(types)))]
+    whole = [line for line in _read_named(path) if line.get(next(iter(types)))]
     return [kind(**{name: CELLS[t](line.get(name)) for name, t in types.items()}) for line in whole]
 
 
-def _read_lines(path: Path) -> list[dict[str, str | None]]:
+def _read_named(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file whose first line names the columns."""
+    names, *lines = _read_lines(path)
+    return [dict(zip(names, line)) for line in lines]
+
+
+def _read_lines(path: Path) -> list[list[str]]:
     if not path.is_file():
-        return []
-    try:
-        with open(path, newline="", encoding="utf-8", errors="replace") as file:
-            return list(csv.DictReader(file))
-    except csv.Error as problem:
-        raise InputError(f"{path} is not a CSV file ({problem}): repair or delete it.") from problem
+        return [[]]
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        # A power cut may leave zero bytes at the end of a file.
+        return list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
 
 
 def number(cell: str | None) -> float:
@@ -72,14 +76,12 @@ def number(cell: str | None) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _optional(cell: str | None) -> float | None:
-    value = number(cell)
-    return None if math.isnan(value) else value
-
-
 CELLS: dict[Any, Callable[[str | None], Any]] = {
-    str: lambda cell: cell or "", int: lambda cell: int(_optional(cell) or 0), float: number, float | None: _optional,
-}  # fmt: skip
+    str: lambda cell: cell or "",
+    float: number,
+    float | None: lambda cell: None if math.isnan(number(cell)) else number(cell),
+    int: lambda cell: 0 if math.isnan(number(cell)) else int(number(cell)),
+}
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run measured: `Results.read(folder)`, or made of rows in memory.
+    """What a run measured: read from its folder, or made of rows in memory.
 
-    settings: config.json. epochs and log: epochs.csv and log.csv. folder: where the run's figures lie.
+    settings: config.json. epochs and log: epochs.csv and log.csv. folder: where figures and report.html go.
     """
 
     settings: Mapping[str, Any]
@@ -113,16 +115,11 @@ class Results:
         """Read a run folder; a table that it lacks is empty. Raises InputError for a folder that is not a run's."""
         folder = Path(folder)
         settings, tables = _read_settings(folder), folder / "tables"
-        return cls(
-            settings,
-            read_rows(tables / "results.csv", Row),
-            read_rows(tables / "differences.csv", Difference),
-            read_rows(tables / "leaks.csv", Leak),
-            _read_phases(folder / "epochs.csv"),
-            _read_phases(folder / "log.csv"),
-            [_read_confusion(path) for m in METHODS for path in sorted(tables.glob(f"confusion_{m}_*.csv"))],
-            folder,
-        )
+        rows, differences = read_rows(tables / "results.csv", Row), read_rows(tables / "differences.csv", Difference)
+        leaks = read_rows(tables / "leaks.csv", Leak)
+        epochs, log = _read_phases(folder / "epochs.csv"), _read_phases(folder / "log.csv")
+        matrices = [_read_confusion(path) for m in METHODS for path in sorted(tables.glob(f"confusion_{m}_*.csv"))]
+        return cls(settings, rows, differences, leaks, epochs, log, matrices, folder)
 
     @property
     def networks(self) -> list[str]:
@@ -141,6 +138,11 @@ class Results:
         return "" if holdout == "none" else f"hold-out-{holdout}" if holdout in self._named() else holdout
 
     @property
+    def holdout_name(self) -> str:
+        """The hold-out without the "hold-out-" that a run may have put before its name."""
+        return self.holdout.removeprefix("hold-out-")
+
+    @property
     def methods(self) -> list[str]:
         """The methods of the rows, the known ones in the paper's order; baselines are left out."""
         seen = dict.fromkeys(row.method for row in self.rows if not row.method.startswith(BASELINE))
@@ -154,8 +156,7 @@ class Results:
     @property
     def epsilon(self) -> str:
         """Epsilon as the paper prints it, such as "16/256"."""
-        epsilon = self.settings.get("epsilon")
-        return epsilon_text(epsilon) if epsilon else "unknown"
+        return epsilon_text(self.settings.get("epsilon") or "unknown")
 
     @property
     def attack(self) -> str:
@@ -176,9 +177,9 @@ class Results:
         rows = [r for r in self.rows if (r.method, r.network, r.condition) == key and not math.isnan(r.rate)]
         if len(rows) < 2:
             return rows[0] if rows else None
-        means = np.mean([[getattr(row, name) for name in RATES] for row in rows], axis=0).tolist()
-        mean = Row(method, network, condition, "", *means, attack=rows[0].attack, norm=rows[0].norm)
-        return replace(mean, n=round(mean.n))
+        means = np.mean([[getattr(row, name) for name in RATES] for row in rows], axis=0)
+        return replace(rows[0], source="", rate_before_rounding=None, perturbation=None, largest_perturbation=None,
+                       **dict(zip(RATES, [round(means[0]), *means[1:].tolist()])))  # fmt: skip
 
     def _named(self) -> list[str]:
         """The names in the setting networks, as in face=resnet50,vgg16."""
@@ -210,23 +211,21 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_phases(path: Path) -> Phases:
-    grouped: dict[str, list[dict[str, str | None]]] = {}
-    for line in _read_lines(path):
-        grouped.setdefault(line.get("phase") or "", []).append(line)
-    return {
-        phase: {key: np.array([number(line.get(key)) for line in lines])
-                for key in dict.fromkeys(["iteration", "epoch", *lines[0]]) if key and key != "phase"}
-        for phase, lines in grouped.items() if phase
-    }  # fmt: skip
+    phases: dict[str, list[dict[str, str]]] = {}
+    for line in _read_named(path):
+        phases.setdefault(line.get("phase", ""), []).append(line)
+    phases.pop("", None)  # lines that are cut off
+    return {phase: {key: np.array([number(line.get(key)) for line in lines])
+                    for key in dict.fromkeys(["iteration", "epoch", *lines[0]]) if key and key != "phase"}
+            for phase, lines in phases.items()}  # fmt: skip
 
 
 def _read_confusion(path: Path) -> Confusion:
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        classes, *lines = list(csv.reader(file)) or [[]]
+    classes, *lines = _read_lines(path)
     try:
         counts = [[int(cell) for cell in line] for line in lines]
     except ValueError:
         counts = []
-    square = all(len(line) == len(classes) for line in [counts, *counts])
+    square = {len(counts), *map(len, counts)} == {len(classes)}
     _, method, network = path.stem.split("_", 2)
     return Confusion(method, network, classes, counts if square else [])
