@@ -184,7 +184,7 @@ def _rates(path: Path, epochs: Phases, networks: Sequence[str], images: str) -> 
     figure = _figure(5.2 * len(networks), 4.4)
     for axes, network in zip(figure.subplots(1, len(networks), sharey=True, squeeze=False).ravel(), networks):
         for phase, table in epochs.items():
-            x = table["epoch"] - (np.nanmax(table["epoch"]) if phase == "clean" != main else 0)
+            x = table["epoch"] - (np.nan_to_num(table["epoch"]).max() if phase == "clean" != main else 0)
             weight = {"lw": 2.2, "zorder": 3} if phase == main else {"lw": 1.1, "alpha": 0.55}
             for kind, style, mark in (("clean", "-", "o"), ("adversarial", "--", "s")):
                 key = f"{network}.{images}_{kind}"

@@ -47,7 +47,7 @@ def asides(results: Results) -> list[str]:
 
 def cell_text(cell: Row | None, measure: str) -> str:
     """A rate ("rate" or "one_off") in percent with its interval; "-" where nothing was measured."""
-    if cell is None:
+    if cell is None or isnan(getattr(cell, measure)):
         return "-"
     numbers = [getattr(cell, measure + end) for end in ("", "_low", "_high")]
     # 100 stands without its decimal, so that no cell is wider than 17 characters.
