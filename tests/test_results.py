@@ -201,8 +201,8 @@ def test_a_folder_says_what_its_rows_in_memory_say(tmp_path):
     assert results_table(read) == table(result_rows(), CONFIG, COMPARED, LEAKS)
     assert list(read.log) == list(read.epochs) == ["clean", "control", "ensemble", "satm"]
     assert len(read.log["satm"]["vgg<16>.loss"]) == 250 and np.isnan(read.log["clean"]["vgg<16>.domain"]).all()
-    assert [(c.method, c.network, len(c.counts)) for c in read.confusions] == [
-        ("undefended", "resnet50", 8), ("satm", "resnet50", 8)]  # fmt: skip
+    assert list(read.confusions) == [("undefended", "resnet50"), ("satm", "resnet50")]
+    assert np.shape(read.confusions["satm", "resnet50"][1]) == (8, 8)
     assert read.methods == ["undefended", "control", "ensemble", "satm"] and read.epsilon == "32/256"
     assert [row.method for row in read.baselines] == ["always (15, 20)"]
     assert read.cell("satm", "resnet50", "clean").rate == pytest.approx(0.643)

@@ -14,7 +14,7 @@ from .figures import figure_curves, figure_results
 from .paper import PAPER
 from .readings import MEASURES, asides, blocks, caption, cell_text, comparisons, comparisons_title, sentences
 from .rows import CLEAN, HOLD_OUT, PARTNER_NEW, PARTNER_OLD, WHITE_BOX
-from .tables import CONDITIONS, Confusion, Results, label
+from .tables import CONDITIONS, Results, label
 
 Cell = str | tuple[str, str]  # a tuple: a line with a smaller one below
 
@@ -87,7 +87,7 @@ def write(results: Results) -> Path:
     others = sorted(path.stem for path in folder.glob("figures/*.png") if path.stem not in FIGURES)
     if others:
         parts.append(_section("Other figures", "".join(_image(folder, name) for name in others)))
-    parts.append(_section("Confusion matrices, clean test images", _confusions(results.confusions)))
+    parts.append(_section("Confusion matrices, clean test images", _confusions(results)))
     notes = "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *[LEAK_NOTE] * results.may_leak))
     parts.append(_section("How to read this", f"<ul>{notes}</ul>"))
     title = escape(f"minisatm report: {folder.resolve().name}")
@@ -197,26 +197,27 @@ def _image(folder: Path, name: str) -> str:
     return f'<figure><img alt="{escape(title)}" src="{source}">{caption}</figure>'
 
 
-def _confusions(matrices: Sequence[Confusion]) -> str:
-    if not matrices:
+def _confusions(results: Results) -> str:
+    if not results.confusions:
         return _missing("Not here: there is no tables/confusion_<method>_<network>.csv.")
     intro = (
         "Rows: true classes, columns: answers. Counts; colour: share of the row; framed: one-off accepts it (Eq. 4)."
     )
-    return f'<p>{intro}</p><div class="grid">{"".join(map(_confusion, matrices))}</div>'
+    matrices = "".join(_confusion(*key, *matrix) for key, matrix in results.confusions.items())
+    return f'<p>{intro}</p><div class="grid">{matrices}</div>'
 
 
-def _confusion(matrix: Confusion) -> str:
-    if not matrix.counts:
-        return _missing(f"confusion_{matrix.method}_{matrix.network}.csv is not a square table of counts.")
-    names, body = [escape(name) for name in matrix.classes], ""
-    for i, line in enumerate(matrix.counts):
-        body += f"<tr><th>{names[i]}</th>"
+def _confusion(method: str, network: str, classes: list[str], counts: list[list[int]]) -> str:
+    if not counts:
+        return _missing(f"confusion_{method}_{network}.csv is not a square table of counts.")
+    body = ""
+    for i, line in enumerate(counts):
+        body += f"<tr><th>{escape(classes[i])}</th>"
         for k, count in enumerate(line):
             share = count / max(1, sum(line))
             style = f"background:rgba(11,85,159,{share:.2f});color:{'#fff' if share > 0.5 else '#1d2430'}"
             body += f'<td{" class=band" if abs(i - k) <= 1 else ""} style="{style}">{count}</td>'
         body += "</tr>"
-    head = "".join(f"<th>{name}</th>" for name in names)
-    title = f"<h3>{escape(label(matrix.method))}, {escape(matrix.network)}</h3>"
+    head = "".join(f"<th>{escape(name)}</th>" for name in classes)
+    title = f"<h3>{escape(label(method))}, {escape(network)}</h3>"
     return f'<div class="scroll">{title}<table class="confusion"><tr><th>true</th>{head}</tr>{body}</table></div>'

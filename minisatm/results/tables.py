@@ -19,11 +19,10 @@ from .rows import CLEAN, HOLD_OUT, PARTNER_NEW, PARTNER_OLD, WHITE_BOX, Differen
 
 Array = Any
 Phases = dict[str, dict[str, Array]]  # {phase: {column: (lines,) floats}}, the phases in the order in which they ran
+Confusion = tuple[list[str], list[list[int]]]  # the classes, and how often images of each (a line) got each answer
 T = TypeVar("T")
 
-METHODS = (
-    "undefended", "control", "standard", "ensemble", "cascade", "teacher", "distillation", "penalty", "satm",
-)  # fmt: skip
+METHODS = ("undefended", "control", "standard", "ensemble", "cascade", "teacher", "distillation", "penalty", "satm")
 CONDITIONS = (CLEAN, WHITE_BOX, PARTNER_OLD, PARTNER_NEW, HOLD_OUT)
 BASELINE = "always "  # the method of a row begins so where one class is the answer to every image
 RATES = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_off_high")
@@ -85,20 +84,11 @@ CELLS: dict[Any, Callable[[str | None], Any]] = {
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """How often images of each true class (a line of counts) got each answer; no counts: the file is unreadable."""
-
-    method: str
-    network: str
-    classes: list[str]
-    counts: list[list[int]]
-
-
-@dataclass(frozen=True)
 class Results:
     """What a run measured: read from its folder, or made of rows in memory.
 
-    settings: config.json. epochs and log: epochs.csv and log.csv. folder: where figures and report.html go.
+    settings: config.json. epochs and log: epochs.csv and log.csv. confusions: by (method, network), without counts
+    where the file is damaged. folder: where figures and report.html go.
     """
 
     settings: Mapping[str, Any]
@@ -107,7 +97,7 @@ class Results:
     leaks: Sequence[Leak] = ()
     epochs: Phases = field(default_factory=dict)
     log: Phases = field(default_factory=dict)
-    confusions: Sequence[Confusion] = ()
+    confusions: Mapping[tuple[str, str], Confusion] = field(default_factory=dict)
     folder: Path = Path()
 
     @classmethod
@@ -118,8 +108,9 @@ class Results:
         rows, differences = read_rows(tables / "results.csv", Row), read_rows(tables / "differences.csv", Difference)
         leaks = read_rows(tables / "leaks.csv", Leak)
         epochs, log = _read_phases(folder / "epochs.csv"), _read_phases(folder / "log.csv")
-        matrices = [_read_confusion(path) for m in METHODS for path in sorted(tables.glob(f"confusion_{m}_*.csv"))]
-        return cls(settings, rows, differences, leaks, epochs, log, matrices, folder)
+        files = [(m, path) for m in METHODS for path in sorted(tables.glob(f"confusion_{m}_*.csv"))]
+        confusions = {(m, path.stem.split("_", 2)[2]): _read_confusion(path) for m, path in files}
+        return cls(settings, rows, differences, leaks, epochs, log, confusions, folder)
 
     @property
     def networks(self) -> list[str]:
@@ -183,9 +174,8 @@ class Results:
 
     def _named(self) -> list[str]:
         """The names in the setting networks, as in face=resnet50,vgg16."""
-        named = self.settings.get("networks") or []
-        named = named.split(",") if isinstance(named, str) else named if isinstance(named, list) else []
-        return [str(name).partition("=")[0] for name in named]
+        named = self.settings.get("networks")
+        return [str(name).partition("=")[0] for name in named] if isinstance(named, list) else []
 
 
 def label(method: str) -> str:
@@ -227,5 +217,4 @@ def _read_confusion(path: Path) -> Confusion:
     except ValueError:
         counts = []
     square = {len(counts), *map(len, counts)} == {len(classes)}
-    _, method, network = path.stem.split("_", 2)
-    return Confusion(method, network, classes, counts if square else [])
+    return classes, counts if square else []
