@@ -127,7 +127,7 @@ def leak_sentences(leaks: Sequence[Leak], name: Callable[[Leak], str]) -> list[s
         if again is not None:
             text += f"; crafted from predicted labels, which cannot leak the true one, it is {100 * again:.1f} %"
         if leak.low > 0:
-            lines.append(f"WARNING: {text}{'; the true label may have leaked' * (again is None)}.")
+            lines.append(f"WARNING: {text}{'; the true label may have leaked' if again is None else ''}.")
         elif leak.low <= 0:  # not nan
             chance.append(text)
     if len(chance) > SHOWN:

@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 METHODS = ("undefended", "control", "standard", "ensemble", "cascade", "teacher", "distillation", "penalty", "satm")
 CONDITIONS = (CLEAN, WHITE_BOX, PARTNER_OLD, PARTNER_NEW, HOLD_OUT)
-BASELINE = "always "  # the method of a row begins so where one class is the answer to every image
+BASELINE = "always "  # begins the method of a row in which every image gets the same answer
 RATES = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_off_high")
 
 
 def cells(row: Any) -> dict[str, str]:
-    """The fields of a row (a dataclass) as the cells of a CSV file: None is empty, a float has 6 digits."""
+    """The fields of a row (a dataclass) as the cells of a CSV file: None is empty, a float has 6 significant digits."""
     values = {f.name: getattr(row, f.name) for f in fields(row)}
     return {k: "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in values.items()}
 
