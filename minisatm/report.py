@@ -1,25 +1,24 @@
 """python -m minisatm.report RUN: draw the figures and write report.html of a run folder again."""
 
-import argparse
+from __future__ import annotations
+
 import sys
 
-from .errors import InputError
+from .cli import Parser
+from .errors import MISTAKES, tell
 from .results.page import report
+from .results.tables import Results
 
 
-def main(argv=None):
-    """Runs the command `python -m minisatm.report RUN` and returns its exit status; 2 is a user's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minisatm.report", description="Draw the figures and write report.html of a run folder again."
-    )
-    parser.add_argument(
-        "run", metavar="RUN", help="folder of a training run: config.json, log.csv, epochs.csv, tables/"
-    )
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status; 2 is a user's mistake."""
+    parser = Parser(prog="python -m minisatm.report", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="folder of a training run: config.json, log.csv, tables/ ...")
+    folder = parser.parse_args(argv).run
     try:
-        print(report(parser.parse_args(argv).run))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(report(Results.read(folder)))
+    except MISTAKES as problem:
+        return tell(problem, folder)
     return 0
 
 

@@ -88,7 +88,7 @@ def test_paired_difference_contains_the_difference(answers):
     [
         (lambda: confusion_matrix([], [], 3), "at least one image"),
         (lambda: confusion_matrix([0, 1], [0], 3), "2 true labels but 1 predicted"),
-        (lambda: confusion_matrix([0, 3], [0, 1], 3), "The true label 3 is not one of the 3 groups: use 0 to 2"),
+        (lambda: confusion_matrix([0, 3], [0, 1], 3), "The true label 3 is not one of the 3 classes: use 0 to 2"),
         (lambda: confusion_matrix([0, 1], [0, -1], 3), "The predicted label -1"),
         (lambda: confusion_matrix([0.0, 1.0], [0, 1], 3), "give integers"),
         (lambda: classification_rate(np.zeros((2, 2))), "counts no images"),

@@ -1,32 +1,22 @@
-"""The results of one run folder: the table for the terminal and report.html beside the paper's figures.
+"""report.html of a run: its results beside the paper's, its figures, and how to read them.
 
-Everything comes from the run folder alone; what it lacks is named with the reason. `python -m minisatm.report RUN`
-draws the figures and writes the report again.
+Everything comes from the run folder alone; what it lacks is named with the reason.
 """
 
+from __future__ import annotations
+
 import base64
-import csv
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from .figures import figure_curves, figure_results
 from .paper import PAPER
-from .screen import MEASURES, asides, blocks, caption, cell_text, epsilon_of, holdout_name
-from .tables import (
-    CONDITIONS,
-    METHODS,
-    compare_rows,
-    compared_text,
-    label,
-    lookup,
-    may_leak,
-    methods_of,
-    networks_of,
-    read_config,
-    read_results,
-    read_rows,
-    readings,
-)  # fmt: skip
+from .readings import MEASURES, asides, blocks, caption, cell_text, comparisons, comparisons_title, sentences
+from .rows import CLEAN, HOLD_OUT, PARTNER_NEW, PARTNER_OLD, WHITE_BOX
+from .tables import CONDITIONS, Results, label
+
+Cell = str | tuple[str, str]  # a tuple: a line with a smaller one below
 
 TITLES = {
     "Table 1": "White-box attacks on undefended networks",
@@ -46,6 +36,7 @@ FIGURES = {
 }  # fmt: skip
 TABLE_5 = ("undefended", "control", "ensemble", "satm")
 NOT_RUN = "Tables 3 (a third target), 6 (networks of one structure) and 7 (ImageNet, MNIST) need other runs than this."
+BANNER = "Not comparable: one run with its own data, networks and steps; the paper's are means of five Adience folds."
 NOTES = (
     "The intervals (95 %; Wilson for a rate, Bonett and Price for a paired difference) cover the draw of test images "
     "as if these were independent. Several images of one subject are not, so the true interval is wider; and they "
@@ -76,60 +67,52 @@ figure{margin:.5em 0 1.5em}img{max-width:100%;height:auto}.missing{color:#7b8494
 """
 
 
-def write(run_dir):
-    """Writes report.html, one self-contained file, from what the run folder holds; returns its path.
+def report(results: Results) -> Path:
+    """Draw the figures of a run folder again, write report.html and return its path; Fig. 1 stays as it was saved."""
+    figure_curves(results)
+    figure_results(results)
+    return write(results)
 
-    A part that the folder lacks becomes a grey line with the reason. Raises InputError when it is not a run folder.
+
+def write(results: Results) -> Path:
+    """Write report.html, one self-contained file, into the run folder that was read; return its path.
+
+    A part that the folder lacks becomes a grey line with the reason.
     """
-    run_dir = Path(run_dir)
-    config, rows = read_config(run_dir), read_results(run_dir)
-    extra = (read_rows(run_dir / "tables" / f"{name}.csv") for name in ("differences", "predicted_labels"))
-    parts = [_head(run_dir, config), _results(rows, config, *extra), _image(run_dir, "results")]
-    parts += [_section(f"{name}. {title}", _beside(name, rows, config)) for name, title in TITLES.items()]
+    folder = results.folder
+    parts = [_head(results), _results(results), _image(folder, "results")]
+    parts += [_section(f"{name}. {title}", _beside(name, results)) for name, title in TITLES.items()]
     parts.append(_missing(NOT_RUN))
-    for name in ("figure1", "figure3", "figure4", "losses"):
-        parts.append(_section(FIGURES[name][0], _image(run_dir, name)))
-    others = sorted(path.stem for path in run_dir.glob("figures/*.png") if path.stem not in FIGURES)
+    parts += [_section(FIGURES[name][0], _image(folder, name)) for name in ("figure1", "figure3", "figure4", "losses")]
+    others = sorted(path.stem for path in folder.glob("figures/*.png") if path.stem not in FIGURES)
     if others:
-        parts.append(_section("Other figures", "".join(_image(run_dir, name) for name in others)))
-    parts.append(_section("Confusion matrices, clean test images", _confusions(run_dir)))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *[LEAK_NOTE] * may_leak(config)))
+        parts.append(_section("Other figures", "".join(_image(folder, name) for name in others)))
+    parts.append(_section("Confusion matrices, clean test images", _confusions(results)))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *[LEAK_NOTE] * results.may_leak))
     parts.append(_section("How to read this", f"<ul>{notes}</ul>"))
-    title = escape(f"minisatm report: {run_dir.resolve().name}")
+    title = escape(f"minisatm report: {folder.resolve().name}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     page = f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head>\n<body><main>\n'
-    path = run_dir / "report.html"
+    path = folder / "report.html"
     path.write_text(page + "\n".join(parts) + "\n</main></body></html>\n", encoding="utf-8")
     return path
 
 
-def report(run_dir):
-    """Draws the figures of a run folder again, writes report.html and returns its path; Fig. 1 stays as it was saved.
-
-    Raises InputError when it is not a run folder.
-    """
-    figure_curves(run_dir)
-    figure_results(run_dir)
-    return write(run_dir)
-
-
-def _section(title, body):
+def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>\n{body}</section>"
 
 
-def _missing(reason):
+def _missing(reason: str) -> str:
     return f'<p class="missing">{escape(reason)}</p>'
 
 
-def _table(header, rows, caption=""):
-    """An HTML table with all cells escaped, a tuple as a line with a smaller one below; SATM is highlighted."""
+def _table(header: Iterable[str], rows: Iterable[Sequence[Cell]], caption: str = "") -> str:
+    """An HTML table with all cells escaped; SATM is highlighted."""
 
-    def html(cell):
-        if isinstance(cell, tuple):
-            return f"{escape(cell[0])}<br><small>{escape(cell[1])}</small>"
-        return escape(str(cell))
+    def html(cell: Cell) -> str:
+        return escape(cell) if isinstance(cell, str) else f"{escape(cell[0])}<br><small>{escape(cell[1])}</small>"
 
-    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in header)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = ""
     for row in rows:
         cells = "".join(f"<td>{html(cell)}</td>" for cell in row)
@@ -138,79 +121,74 @@ def _table(header, rows, caption=""):
     return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n'
 
 
-def _head(run_dir, config):
-    networks = " and ".join(networks_of([], config)) or "networks unknown"
-    data, seed = (config.get(key, "unknown") for key in ("data", "seed"))
-    facts = f"{networks}; data {data}; ε = {epsilon_of(config)}; seed {seed}"
-    values = [(key, ", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in config.items()]
-    settings = _table(("setting", "value"), sorted(values))
-    title = f"<h1>{escape(run_dir.resolve().name)}</h1>"
+def _head(results: Results) -> str:
+    networks = " and ".join(results.networks) or "networks unknown"
+    data, seed = (results.settings.get(key, "unknown") for key in ("data", "seed"))
+    facts = f"{networks}; data {data}; ε = {results.epsilon}; seed {seed}"
+    values = {k: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in results.settings.items()}
+    settings = _table(("setting", "value"), sorted(values.items()))
+    title = f"<h1>{escape(results.folder.resolve().name)}</h1>"
     what = '<p class="sub">minisatm: simultaneous adversarial training, one run</p>'
     return f"{title}{what}<p>{escape(facts)}</p><details><summary>All settings</summary>{settings}</details>"
 
 
-def _results(rows, config, differences, predicted):
-    if not methods_of(rows):
+def _results(results: Results) -> str:
+    if not results.methods:
         return _section("Results", _missing("Not evaluated: there is no tables/results.csv with results."))
-    parts = [f"<p>{escape(caption(rows, config))} Large: classification rate; small: one-off.</p>"]
-    for network, block in blocks(rows, config):
-        lines = [
-            [m, *(tuple(cell_text(c, f) for _, f in MEASURES) if c else "-" for c in cells)] for m, *cells in block
-        ]
+    parts = [f"<p>{escape(caption(results))} Large: classification rate; small: one-off.</p>"]
+    rate, near = (field for _, field in MEASURES)
+    for network, block in blocks(results):
+        lines = [[m, *((cell_text(c, rate), cell_text(c, near)) if c else "-" for c in cells)] for m, cells in block]
         parts += [f"<h3>{escape(network)}</h3>", _table(("method", *CONDITIONS), lines)]
-    parts += [f"<p>{escape(line)}</p>" for line in asides(rows, config)]
-    compared = compare_rows(differences)
+    parts += [f"<p>{escape(line)}</p>" for line in asides(results)]
+    compared = comparisons(results)
     if compared:
         header = ("difference", "condition", "network", "points [95 % interval]", "")
-        parts.append(_table(header, compared, compared_text(differences)))
-    for line in readings(rows, config, predicted):
+        parts.append(_table(header, compared, comparisons_title(results)))
+    for line in sentences(results):
         kind = ' class="warning"' if line.startswith("WARNING") else ""
         parts.append(f"<p{kind}>{escape(line)}</p>")
     return _section("Results", "".join(parts))
 
 
-def _beside(name, rows, config):
+def _beside(name: str, results: Results) -> str:
     """One table of the paper next to the same quantities of this run."""
-    banner = (
-        "Not comparable: one run with its own data, networks and steps; the paper's are means of five Adience folds."
-    )
-    ours = [_ours(name, rows, config, network) for network in networks_of(rows, config)]
+    ours = [_ours(name, results, network) for network in results.networks]
     ours = [line for line in ours if set(line[1:]) - {"-", "- → -"}]
     header = list(PAPER[name][0])
     if name == "Table 1":
-        header = [header[0], f"white-box, ε {epsilon_of(config)}", "clean"]
+        header = [header[0], f"white-box, ε {results.epsilon}", "clean"]
     elif name == "Table 5":
         header.insert(3, "control")
     reason = "This run: not measured, tables/results.csv has no such rows."
     mine = _table(header, ours, "This run, %") if ours else _missing(reason)
     theirs = _table(PAPER[name][0], PAPER[name][1:], "The paper, as printed, %")
-    return f'<p class="banner">{escape(banner)}</p><div class="grid"><div>{mine}</div><div>{theirs}</div></div>'
+    return f'<p class="banner">{escape(BANNER)}</p><div class="grid"><div>{mine}</div><div>{theirs}</div></div>'
 
 
-def _ours(name, rows, config, network):
-    def percent(method, condition, field="rate"):
-        cell = lookup(rows, method, network, condition)
-        return f"{100 * cell[field]:.2f}" if cell else "-"
+def _ours(name: str, results: Results, network: str) -> list[str]:
+    """The line of one network in this run's version of a table of the paper."""
 
-    def change(before, after, field):
-        return f"{percent('undefended', before, field)} → {percent('satm', after, field)}"
+    def percent(method: str, condition: str, *fields: str) -> str:
+        cell = results.cell(method, network, condition)
+        return " / ".join(f"{100 * getattr(cell, field):.2f}" for field in fields) if cell else "-"
+
+    def changes(before: str, after: str) -> list[str]:
+        return [f"{percent('undefended', before, f)} → {percent('satm', after, f)}" for f in ("rate", "one_off")]
 
     if name == "Table 1":
-        return [network, percent("undefended", "white-box"), percent("undefended", "clean")]
+        return [network, percent("undefended", WHITE_BOX, "rate"), percent("undefended", CLEAN, "rate")]
     if name == "Table 2":
-        return [network, *(change("white-box", "white-box", field) for field in ("rate", "one_off"))]
+        return [network, *changes(WHITE_BOX, WHITE_BOX)]
     if name == "Table 4":
-        changes = (change("partner old", "partner new", field) for field in ("rate", "one_off"))
-        return [network, *changes, percent("satm", "clean")]
-    both = [(percent(m, "hold-out"), percent(m, "hold-out", "one_off")) for m in TABLE_5]
-    if all(rate == "-" for rate, _ in both):
-        return [network]
-    hold = f"{holdout_name(rows, config) or 'hold-out'}, ε {epsilon_of(config)}"
-    return [network, hold, *("-" if rate == "-" else f"{rate} / {near}" for rate, near in both)]
+        return [network, *changes(PARTNER_OLD, PARTNER_NEW), percent("satm", CLEAN, "rate")]
+    both = [percent(method, HOLD_OUT, "rate", "one_off") for method in TABLE_5]
+    holdout = f"{results.holdout_name or 'hold-out'}, ε {results.epsilon}"
+    return [network, holdout, *both] if set(both) != {"-"} else [network]
 
 
-def _image(run_dir, name):
-    path = run_dir / "figures" / f"{name}.png"
+def _image(folder: Path, name: str) -> str:
+    path = folder / "figures" / f"{name}.png"
     title, caption, reason = FIGURES.get(name, (name, name, ""))
     if not path.is_file():
         return _missing(f"{title}: not here, {reason}.")
@@ -219,34 +197,27 @@ def _image(run_dir, name):
     return f'<figure><img alt="{escape(title)}" src="{source}">{caption}</figure>'
 
 
-def _confusions(run_dir):
-    paths = [path for method in METHODS for path in sorted(run_dir.glob(f"tables/confusion_{method}_*.csv"))]
-    if not paths:
+def _confusions(results: Results) -> str:
+    if not results.confusions:
         return _missing("Not here: there is no tables/confusion_<method>_<network>.csv.")
     intro = (
-        "Rows: true groups, columns: answers. Counts; colour: share of the row; framed: what one-off accepts (Eq. 4)."
+        "Rows: true classes, columns: answers. Counts; colour: share of the row; framed: one-off accepts it (Eq. 4)."
     )
-    return f'<p>{intro}</p><div class="grid">{"".join(_confusion(path) for path in paths)}</div>'
+    matrices = "".join(_confusion(*key, *matrix) for key, matrix in results.confusions.items())
+    return f'<p>{intro}</p><div class="grid">{matrices}</div>'
 
 
-def _confusion(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        names, *lines = list(csv.reader(file)) or [[]]
-    try:
-        counts = [[int(cell) for cell in line] for line in lines]
-    except ValueError:
-        counts = []
-    if not counts or any(len(line) != len(names) for line in [names, counts, *counts]):
-        return _missing(f"{path.name} is not a square table of counts.")
+def _confusion(method: str, network: str, classes: list[str], counts: list[list[int]]) -> str:
+    if not counts:
+        return _missing(f"confusion_{method}_{network}.csv is not a square table of counts.")
     body = ""
     for i, line in enumerate(counts):
-        body += f"<tr><th>{escape(names[i])}</th>"
+        body += f"<tr><th>{escape(classes[i])}</th>"
         for k, count in enumerate(line):
             share = count / max(1, sum(line))
             style = f"background:rgba(11,85,159,{share:.2f});color:{'#fff' if share > 0.5 else '#1d2430'}"
             body += f'<td{" class=band" if abs(i - k) <= 1 else ""} style="{style}">{count}</td>'
         body += "</tr>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    _, method, network = path.stem.split("_", 2)
+    head = "".join(f"<th>{escape(name)}</th>" for name in classes)
     title = f"<h3>{escape(label(method))}, {escape(network)}</h3>"
     return f'<div class="scroll">{title}<table class="confusion"><tr><th>true</th>{head}</tr>{body}</table></div>'

@@ -1,6 +1,5 @@
-"""The paper's own figures, to be shown beside ours."""
+"""The paper's printed figures (version 2) in percent: rate, or rate / one-off; an arrow is before -> after SATM."""
 
-# The paper's printed figures (version 2), in percent: rate, or rate / one-off; an arrow is before -> after SATM.
 PAPER = {
     "Table 1": (
         ("network, undefended", "white-box, ε 32/256", "16/256", "8/256", "4/256", "clean"),

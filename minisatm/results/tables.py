@@ -1,168 +1,220 @@
-"""What the rows of a run say: results by method, network and condition."""
+"""The results of one run, read once from its folder and asked by method, network and condition."""
+
+from __future__ import annotations
 
 import csv
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
 from ..attacks import ATTACKS
 from ..errors import InputError
+from ..units import epsilon_text
+from .rows import CLEAN, HOLD_OUT, PARTNER_NEW, PARTNER_OLD, WHITE_BOX, Difference, Leak, Row
 
-METHODS = (
-    "undefended", "control", "standard", "ensemble", "cascade", "teacher", "distillation", "penalty", "satm",
-)  # fmt: skip
-CONDITIONS = ("clean", "white-box", "partner old", "partner new", "hold-out")
-BASELINE = "always "  # how the method of a row begins that answers one class for every image
+Array = Any
+Phases = dict[str, dict[str, Array]]  # {phase: {column: (lines,) floats}}, the phases in the order in which they ran
+Confusion = tuple[list[str], list[list[int]]]  # the classes, and how often images of each (a line) got each answer
+T = TypeVar("T")
+
+METHODS = ("undefended", "control", "standard", "ensemble", "cascade", "teacher", "distillation", "penalty", "satm")
+CONDITIONS = (CLEAN, WHITE_BOX, PARTNER_OLD, PARTNER_NEW, HOLD_OUT)
+BASELINE = "always "  # begins the method of a row in which every image gets the same answer
+RATES = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_off_high")
 
 
-def read_config(run_dir):
-    """Reads config.json of a run folder as a dict. Raises InputError when the folder is missing or not a run."""
-    path = Path(run_dir) / "config.json"
-    if not Path(run_dir).is_dir():
-        raise InputError(f"There is no folder {run_dir}: give the folder that a training run has written.")
+def cells(row: Any) -> dict[str, str]:
+    """The fields of a row (a dataclass) as the cells of a CSV file: None is empty, a float has 6 significant digits."""
+    values = {f.name: getattr(row, f.name) for f in fields(row)}
+    return {k: "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in values.items()}
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> None:
+    """Write rows of one dataclass as a CSV file with one column per field. Without rows no file is written."""
+    if rows:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([list(cells(rows[0])), *(cells(row).values() for row in rows)])
+
+
+def read_rows(path: Path, kind: type[T]) -> list[T]:
+    """Read a CSV file as rows of the dataclass `kind`, whose fields name the columns; a missing file has no rows.
+
+    A cell that is missing or no number becomes nan, 0 in a field of whole numbers, or None where the field allows it.
+    A line without its first field (a file may be cut off) is left out.
+    """
+    types = get_type_hints(kind)
+    whole = [line for line in _read_named(path) if line.get(next(iter(types)))]
+    return [kind(**{name: CELLS[t](line.get(name)) for name, t in types.items()}) for line in whole]
+
+
+def _read_named(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file whose first line names the columns."""
+    names, *lines = _read_lines(path)
+    return [dict(zip(names, line)) for line in lines]
+
+
+def _read_lines(path: Path) -> list[list[str]]:
     if not path.is_file():
-        raise InputError(f"{run_dir} is not a run folder, it has no config.json: give the folder a run has written.")
+        return [[]]
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        # A power cut may leave zero bytes at the end of a file.
+        return list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
+
+
+def number(cell: str | None) -> float:
+    """The number in a cell of a CSV file; nan for a cell that is empty, cut off or no finite number."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): repair it or run the training again.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds no settings by name: repair it or run the training again.")
-    return config
+        value = float(cell or "nan")
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
-def read_rows(path):
-    """Reads a CSV file as a list of dicts of strings; a missing file is an empty list."""
-    if not Path(path).is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+CELLS: dict[Any, Callable[[str | None], Any]] = {
+    str: lambda cell: cell or "",
+    float: number,
+    float | None: lambda cell: None if math.isnan(number(cell)) else number(cell),
+    int: lambda cell: 0 if math.isnan(number(cell)) else int(number(cell)),
+}
 
 
-def read_results(run_dir):
-    """Reads tables/results.csv of a run folder, in long form; lines without a method (cut off) are left out."""
-    return [row for row in read_rows(Path(run_dir) / "tables" / "results.csv") if row.get("method")]
+@dataclass(frozen=True)
+class Results:
+    """What a run measured: read from its folder, or made of rows in memory.
+
+    settings: config.json. epochs and log: epochs.csv and log.csv. confusions: by (method, network), without counts
+    where the file is damaged. folder: where figures and report.html go.
+    """
+
+    settings: Mapping[str, Any]
+    rows: Sequence[Row]
+    differences: Sequence[Difference] = ()
+    leaks: Sequence[Leak] = ()
+    epochs: Phases = field(default_factory=dict)
+    log: Phases = field(default_factory=dict)
+    confusions: Mapping[tuple[str, str], Confusion] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Results:
+        """Read a run folder; a table that it lacks is empty. Raises InputError for a folder that is not a run's."""
+        folder = Path(folder)
+        settings, tables = _read_settings(folder), folder / "tables"
+        rows, differences = read_rows(tables / "results.csv", Row), read_rows(tables / "differences.csv", Difference)
+        leaks = read_rows(tables / "leaks.csv", Leak)
+        epochs, log = _read_phases(folder / "epochs.csv"), _read_phases(folder / "log.csv")
+        files = [(m, path) for m in METHODS for path in sorted(tables.glob(f"confusion_{m}_*.csv"))]
+        confusions = {(m, path.stem.split("_", 2)[2]): _read_confusion(path) for m, path in files}
+        return cls(settings, rows, differences, leaks, epochs, log, confusions, folder)
+
+    @property
+    def networks(self) -> list[str]:
+        """The trained networks, those of the settings first, then those of the rows; never the hold-out."""
+        names = dict.fromkeys([*self._named(), *(row.network for row in self.rows if row.network)])
+        return [name for name in names if name != self.holdout]
+
+    @property
+    def holdout(self) -> str:
+        """The network that only lends its examples; "" without one."""
+        sources = [row.source for row in self.rows if row.condition == HOLD_OUT and row.source]
+        if sources:
+            return sources[0].split("/", 1)[-1]
+        holdout = str(self.settings.get("holdout") or "none")
+        # A run renames a hold-out that has the name of one of its networks.
+        return "" if holdout == "none" else f"hold-out-{holdout}" if holdout in self._named() else holdout
+
+    @property
+    def holdout_name(self) -> str:
+        """The hold-out without the "hold-out-" that a run may have put before its name."""
+        return self.holdout.removeprefix("hold-out-")
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods of the rows, the known ones in the paper's order; baselines are left out."""
+        seen = dict.fromkeys(row.method for row in self.rows if not row.method.startswith(BASELINE))
+        return [m for m in METHODS if m in seen] + [m for m in seen if m not in METHODS]
+
+    @property
+    def baselines(self) -> list[Row]:
+        """The rows of always answering one class."""
+        return [row for row in self.rows if row.method.startswith(BASELINE) and not math.isnan(row.rate)]
+
+    @property
+    def epsilon(self) -> str:
+        """Epsilon as the paper prints it, such as "16/256"."""
+        return epsilon_text(self.settings.get("epsilon") or "unknown")
+
+    @property
+    def attack(self) -> str:
+        return str(self.settings.get("attack") or "r_fgsm").lower()
+
+    @property
+    def may_leak(self) -> bool:
+        """Whether the attack reads the true label, which a network could then read from the examples."""
+        return self.attack not in ATTACKS or ATTACKS[self.attack].reads_label
+
+    def cell(self, method: str, network: str, condition: str) -> Row | None:
+        """The rates of one network under one condition, or None where they were not measured.
+
+        Several sources of one condition are averaged, rates and interval ends alike: the images are the same, so
+        more sources do not make the interval smaller.
+        """
+        key = (method, network, condition)
+        rows = [r for r in self.rows if (r.method, r.network, r.condition) == key and not math.isnan(r.rate)]
+        if len(rows) < 2:
+            return rows[0] if rows else None
+        means = np.mean([[getattr(row, name) for name in RATES] for row in rows], axis=0)
+        return replace(rows[0], source="", rate_before_rounding=None, perturbation=None, largest_perturbation=None,
+                       **dict(zip(RATES, [round(means[0]), *means[1:].tolist()])))  # fmt: skip
+
+    def _named(self) -> list[str]:
+        """The names in the setting networks, as in face=resnet50,vgg16."""
+        named = self.settings.get("networks")
+        return [str(name).partition("=")[0] for name in named] if isinstance(named, list) else []
 
 
-def label(method):
-    """Returns the name a reader sees for a method or phase: "satm" is SATM, the others as they are."""
+def label(method: str) -> str:
+    """The name that a reader sees for a method or phase: "satm" is SATM, the others stay as they are."""
     return "SATM" if method == "satm" else method
 
 
-def number(value):
-    """Converts a cell of a CSV file to a float; what is empty, cut off or not a number becomes nan."""
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: give the folder that a training run has written.")
+    if (folder / "evaluation.txt").exists():
+        raise InputError(f"{folder} is an evaluation, not a run: read its evaluation.txt, or give the folder of a run.")
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder, it has no config.json: give the folder a run has written.")
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): repair it or run the training again.") from error
+    if not isinstance(settings, dict) or "method" not in settings:
+        raise InputError(f"{path} does not hold the settings of a run (no method): give the folder a run has written.")
+    return settings
 
 
-def networks_of(rows, config=None):
-    """Lists the trained networks, those of the settings first, then those of results rows; never the hold-out."""
-    named, holdout = _named(config), holdout_of(rows, config)
-    named = dict.fromkeys([*named, *(row["network"] for row in rows if row.get("network"))])
-    return [name for name in named if name != holdout]
+def _read_phases(path: Path) -> Phases:
+    phases: dict[str, list[dict[str, str]]] = {}
+    for line in _read_named(path):
+        phases.setdefault(line.get("phase", ""), []).append(line)
+    phases.pop("", None)  # lines that are cut off
+    return {phase: {key: np.array([number(line.get(key)) for line in lines])
+                    for key in dict.fromkeys(["iteration", "epoch", *lines[0]]) if key and key != "phase"}
+            for phase, lines in phases.items()}  # fmt: skip
 
 
-def holdout_of(rows, config=None):
-    """Returns the name of the network that only lends its examples, or "" when there is none or nothing names it."""
-    sources = [row["source"] for row in rows if row.get("condition") == "hold-out" and row.get("source")]
-    if sources:
-        return sources[0].split("/", 1)[-1]
-    holdout = str((config or {}).get("holdout") or "none")
-    # A run renames a hold-out that has the name of one of its networks.
-    return "" if holdout == "none" else f"hold-out-{holdout}" if holdout in _named(config) else holdout
-
-
-def methods_of(rows):
-    """Lists the methods of results rows, the known ones in the paper's order; baseline rows are left out."""
-    found = dict.fromkeys(row["method"] for row in rows if not row["method"].startswith(BASELINE))
-    return [m for m in METHODS if m in found] + [m for m in found if m not in METHODS]
-
-
-def lookup(rows, method, network, condition):
-    """Returns one cell of the results as a dict of floats (n, rate, rate_low, ..., one_off_high), or None.
-
-    Several sources of one condition are averaged, rates and interval ends alike: the images are the same, so
-    more sources do not make the interval smaller.
-    """
-    fields = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_off_high")
-    key = (method, network, condition)
-    found = [
-        [number(row.get(field)) for field in fields]
-        for row in rows
-        if (row.get("method"), row.get("network"), row.get("condition")) == key
-    ]
-    found = [values for values in found if not math.isnan(values[1])]
-    return dict(zip(fields, np.mean(found, axis=0).tolist())) if found else None
-
-
-def may_leak(config):
-    """Whether the attack of the settings reads the true label, which a network could then read from the image."""
-    attack = ATTACKS.get(str(config.get("attack")).lower())
-    return attack is None or attack.reads_label
-
-
-def compare_rows(differences):
-    """(methods, condition, network, points with interval, verdict) of each row of tables/differences.csv."""
-    found = []
-    for row in differences or ():
-        points, low, high = (100 * number(row.get(key)) for key in ("difference", "low", "high"))
-        if not math.isnan(points + low + high):
-            verdict = "above" if low > 0 else "below" if high < 0 else "no clear difference"
-            what = f"{label(row['method'])} - {row['other']}"
-            found.append((what, row["condition"], row["network"], f"{points:+.1f} [{low:+.1f}, {high:+.1f}]", verdict))
-    return found
-
-
-def compared_text(differences):
-    """Returns the heading that belongs above compare_rows."""
-    counts = sorted({int(n) for n in (number(row.get("n")) for row in differences) if not math.isnan(n)})
-    n = f" (n = {', '.join(map(str, counts))})" if counts else ""
-    return f"SATM against the others: paired, same test images{n}; points with 95 % interval, one training run"
-
-
-def readings(rows, config, predicted=None):
-    """Sentences computed from the numbers: white-box beside clean, and a warning at each leak of the label."""
-    measured = [(n, *(lookup(rows, "satm", n, c) for c in ("white-box", "clean"))) for n in networks_of(rows, config)]
-    measured = [(n, attacked["rate"], clean["rate"]) for n, attacked, clean in measured if attacked and clean]
-    lines = []
-    if measured and all(attacked < clean / 2 for _, attacked, clean in measured):
-        whom = {1: measured[0][0], 2: "both networks"}.get(len(measured), f"all {len(measured)} networks")
-        rates = ", ".join(f"{100 * attacked:.1f} %" for _, attacked, _ in measured)
-        lines.append(f"White-box attacks still break {whom} after SATM ({rates}): it is not a defence against them.")
-    elif measured:
-        rates = (f"{n} {100 * attacked:.1f} % (clean {100 * clean:.1f} %)" for n, attacked, clean in measured)
-        lines.append(f"White-box attacks after SATM: {', '.join(rates)}.")
-    return lines + (_leaks(rows, predicted or ()) if may_leak(config) else [])
-
-
-def _leaks(rows, predicted):
-    def case(row):
-        return [row.get(key) or "" for key in ("method", "network", "condition", "source")]
-
-    lines, cases = [], [case(row)[:3] for row in rows]
-    for row in rows:
-        method, network, condition, source = case(row)
-        clean, rate = lookup(rows, method, network, "clean"), number(row.get("rate"))
-        if condition == "clean" or not clean or not rate > clean["rate"]:
-            continue
-        origin = f" of {source}" if cases.count([method, network, condition]) > 1 else ""
-        again = [number(other.get("rate")) for other in predicted if case(other) == case(row)]
-        sure = "beyond" if number(row.get("rate_low")) > clean["rate_high"] else "within"
-        lines.append(
-            f"WARNING: {label(method)} {network}, {condition}{origin}: {100 * rate:.1f} % beats clean "
-            f"{100 * clean['rate']:.1f} %"
-            + (f"; crafted from predicted labels, which cannot leak the true one, it is {100 * again[0]:.1f} %."
-               if again else f" ({sure} the intervals): the attack may leak the true label; compare with examples "
-               "crafted from predicted labels.")
-        )  # fmt: skip
-    return lines
-
-
-def _named(config):
-    named = (config or {}).get("networks") or []
-    named = named.split(",") if isinstance(named, str) else named
-    return [str(name).partition("=")[0] for name in named]
+def _read_confusion(path: Path) -> Confusion:
+    classes, *lines = _read_lines(path)
+    try:
+        counts = [[int(cell) for cell in line] for line in lines]
+    except ValueError:
+        counts = []
+    square = {len(counts), *map(len, counts)} == {len(classes)}
+    return classes, counts if square else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -323,19 +322,20 @@ class Experiment:
                                   epsilon=epsilon, network=name))  # fmt: skip
         return pairs
 
-    def report(self, run: RunFolder, rows: Rows, differences: Rows, predicted: Rows) -> Path:
-        """Figures and report.html; prints the table."""
+    def report(self, run: RunFolder) -> Path:
+        """Draw the figures, write report.html and print the table: all of it from what the run folder holds."""
         from ..results.figures import figure_pairs
         from ..results.page import report
         from ..results.screen import results_table
+        from ..results.tables import Results
 
         pairs = self.pairs()
         if pairs:
             figure_pairs(run.path / "figures" / "figure1.png", pairs, list(self.dataset.classes))
-        config = asdict(self.settings) | {"networks": self.names, "holdout": self.holdout or ""}
+        results = Results.read(run.path)
         say()
-        say(results_table(rows, config, differences, predicted))
-        return report(run.path)
+        say(results_table(results))
+        return report(results)
 
 
 def run_new(settings: Settings, out: Path) -> Path:
@@ -363,7 +363,8 @@ def run_on(out: Path, settings: Settings) -> Path:
 
 
 def _finish(experiment: Experiment, run: RunFolder) -> Path:
-    return experiment.report(run, *experiment.measure(run))
+    experiment.measure(run)
+    return experiment.report(run)
 
 
 __all__ = ["Experiment", "Parts", "prepare_data", "run_new", "run_on"]
