@@ -112,7 +112,7 @@ def step(
         return learn_from(learner, x, y, x_adv[other.name], rules, iteration)
 
     # 7-9 and 13 for A, 10-12 and 14 for B: the examples are constants, so neither step touches the other network
-    return dict(zip(names, team.train(learn, learners)))
+    return team.train(learn, learners)
 
 
 def source(learners: Sequence[Learner], k: int, iteration: int) -> Learner:

@@ -99,8 +99,8 @@ def test_a_loss_that_is_not_finite(tiny, tmp_path, monkeypatch):
     """The message names network, step and phase; last.h5 holds finite weights."""
     real = satm.loss_terms
 
-    def loss_terms(own, x, y, x_adv, rules):
-        total, terms = real(own, x, y, x_adv, rules)
+    def loss_terms(own, x, y, x_adv, rules, *rest, **more):
+        total, terms = real(own, x, y, x_adv, rules, *rest, **more)
         if own.name == "b" and x_adv is not None and own.optimiser.steps == 3:
             terms["loss"] = float("nan")
         return total, terms

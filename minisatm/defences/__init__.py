@@ -1,16 +1,5 @@
-"""What SATM is compared with: other ways to train (training)."""
+"""What SATM is compared with: other ways to train."""
 
-from .training import (
-    train_cascade,
-    train_clean,
-    train_distilled,
-    train_ensemble,
-    train_standard,
-    train_teacher,
-    train_with_penalty,
-)
+from .training import train_cascade, train_clean, train_distilled, train_ensemble, train_standard, train_with_penalty
 
-__all__ = [
-    "train_cascade", "train_clean", "train_distilled", "train_ensemble", "train_standard", "train_teacher",
-    "train_with_penalty",
-]  # fmt: skip
+__all__ = ["train_cascade", "train_clean", "train_distilled", "train_ensemble", "train_standard", "train_with_penalty"]

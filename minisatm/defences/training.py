@@ -12,26 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import ops, satm
 from ..attacks import input_gradient, logits_of
 from ..attacks.gradients import length, per_sample
 from ..backend import number
 from ..layers import seed_dropout
 from ..parallel import ALONE, Team
-from ..satm import (
-    Learner,
-    Losses,
-    Monitor,
-    Rules,
-    both_halves,
-    descend,
-    examples,
-    learn_from,
-    loss_of,
-    loss_terms,
-    network_loss,
-    rate_of,
-)
+from ..satm import Learner, Losses, Monitor, Rules, both_halves, descend, examples, learn_from, loss_of
 from ..streams import stream
 from ..tensor import Tensor
 
@@ -40,11 +27,20 @@ Loss = Callable[[Learner, Array, Array, Array, Rules], tuple[Tensor, Losses]]  #
 STEP = 0.01  # of the penalty's finite difference: an L2 length in pixels of [0, 1]
 
 
-def train_clean(learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE) -> None:
-    """Line 1 of Algorithm 1: each network learns from clean images alone. Run again, it is the control."""
+def train_clean(
+    learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE, *, temperature: float = 1.0
+) -> None:
+    """Line 1 of Algorithm 1: each network learns from clean images alone. Run again, it is the control.
+
+    temperature: that of the loss, above 1 for the teachers of distillation.
+    """
+    loss = partial(satm.loss_terms, network_loss=at_temperature(temperature))
     for iteration, x, y in monitor.batches():
-        losses = team.train(lambda learner: learn_from(learner, x, y, None, rules, iteration), learners)  # noqa: B023
-        if monitor.stop(iteration, by_name(learners, losses)):
+
+        def learn(learner: Learner) -> Losses:
+            return descend(learner, lambda: loss(learner, x, y, None, rules), rules, iteration)  # noqa: B023
+
+        if monitor.stop(iteration, team.train(learn, learners)):
             break
 
 
@@ -56,7 +52,7 @@ def train_standard(learners: Sequence[Learner], rules: Rules, monitor: Monitor, 
             x_adv = examples(learner, x, y, rules, iteration)  # noqa: B023
             return learn_from(learner, x, y, x_adv, rules, iteration)  # noqa: B023
 
-        if monitor.stop(iteration, by_name(learners, team.train(learn, learners))):
+        if monitor.stop(iteration, team.train(learn, learners)):
             break
 
 
@@ -92,27 +88,13 @@ def train_cascade(
             break
 
 
-def train_teacher(
-    learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE, *, temperature: float
-) -> None:
-    """The first half of distillation: clean training with the loss at this temperature."""
-    loss = partial(loss_terms, network_loss=at_temperature(temperature))
-    for iteration, x, y in monitor.batches():
-
-        def learn(learner: Learner) -> Losses:
-            return descend(learner, lambda: loss(learner, x, y, None, rules), rules, iteration)  # noqa: B023
-
-        if monitor.stop(iteration, by_name(learners, team.train(learn, learners))):
-            break
-
-
 def train_distilled(
     students: Sequence[Learner], teachers: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE,
     *, temperature: float,
 ) -> None:  # fmt: skip
     """Defensive distillation (Papernot et al. 2016): student k learns what teacher k answers at this temperature.
 
-    The teachers were trained at that temperature themselves (train_teacher). A student is used at temperature 1, where
+    The teachers were trained at that temperature themselves (train_clean). A student is used at temperature 1, where
     its logits are large and its cross-entropy gradients vanish: they are masked, and it is not robust (Carlini and
     Wagner 2016).
     """
@@ -123,7 +105,7 @@ def train_distilled(
             soft = soft_labels(teacher[student.name], x, temperature)  # noqa: B023
             return descend(student, lambda: distillation_terms(student, x, y, soft, temperature), rules, iteration)  # noqa: B023
 
-        if monitor.stop(iteration, by_name(students, team.train(learn, students))):
+        if monitor.stop(iteration, team.train(learn, students)):
             break
 
 
@@ -141,13 +123,8 @@ def train_with_penalty(
             drop = stream(rules.seed, learner.name, "dropout", iteration)  # noqa: B023
             return descend(learner, lambda: penalty_terms(learner, x, ahead, y, drop, r_penalty), rules, iteration)  # noqa: B023
 
-        if monitor.stop(iteration, by_name(learners, team.train(learn, learners))):
+        if monitor.stop(iteration, team.train(learn, learners)):
             break
-
-
-def by_name(learners: Sequence[Learner], losses: Sequence[Losses]) -> dict[str, Losses]:
-    """Each learner's losses by its name: what a monitor wants."""
-    return {learner.name: terms for learner, terms in zip(learners, losses)}
 
 
 def learn_from_drawn(
@@ -173,7 +150,7 @@ def learn_from_drawn(
             return learn_from(learner, x, y, given, rules, iteration)
         return descend(learner, lambda: loss(learner, x, y, given, rules), rules, iteration)
 
-    return by_name(learners, team.train(learn, learners))
+    return team.train(learn, learners)
 
 
 def embedding_terms(
@@ -181,7 +158,7 @@ def embedding_terms(
 ) -> tuple[Tensor, Losses]:
     """satm.loss_terms + r_embedding * ||f(x_adv) - f(x)||^2, mean over the images: Na et al. 2018."""
     if x_adv is None:
-        return loss_terms(learner, x, y, None, rules)
+        return satm.loss_terms(learner, x, y, None, rules)
     halves = both_halves(learner.network, x, x_adv, rules.bn_batches)
     total, terms = loss_of(learner, halves, y, rules)
     _, features, _, features_adv = halves
@@ -194,8 +171,8 @@ def embedding_terms(
 def at_temperature(temperature: float) -> Callable[[Tensor, Array], Tensor]:
     """Network_loss at a temperature T: T times the cross-entropy of logits / T (T keeps the gradient's size)."""
     if temperature == 1:
-        return network_loss
-    return lambda logits, y: temperature * network_loss(logits * (1 / temperature), y)
+        return satm.network_loss
+    return lambda logits, y: temperature * satm.network_loss(logits * (1 / temperature), y)
 
 
 def soft_labels(teacher: Learner, x: Array, temperature: float) -> Array:
@@ -209,7 +186,7 @@ def distillation_terms(student: Learner, x: Array, y: Array, soft: Array, temper
     """Cross-entropy of the student with the teacher's soft labels, both at this temperature."""
     logits, _ = student.network(Tensor(x))
     loss = at_temperature(temperature)(logits, soft)
-    return loss, {"loss": number(loss.data), "clean": number(loss.data), "rate": rate_of(logits, y)}
+    return loss, {"loss": number(loss.data), "clean": number(loss.data), "rate": satm.rate_of(logits, y)}
 
 
 def a_step_up(learner: Learner, x: Array, y: Array) -> Array:
@@ -237,5 +214,5 @@ def penalty_terms(
     slope = (there - here) * (1 / STEP)
     clean, penalty = here.mean(), (slope * slope).mean()
     total = clean + r_penalty * penalty
-    terms = {"clean": number(clean.data), "penalty": number(penalty.data), "rate": rate_of(logits, y)}
+    terms = {"clean": number(clean.data), "penalty": number(penalty.data), "rate": satm.rate_of(logits, y)}
     return total, {"loss": number(total.data), **terms}

@@ -54,9 +54,9 @@ class Team:
         """[function(item) for item in items]. Every process gets all results; function must not change its item."""
         return [function(item) for item in items]
 
-    def train(self, function: Callable[[M], Result], members: Sequence[M]) -> list[Result]:
-        """The same for a function that changes the weights of its member; see `fetch`."""
-        return [function(member) for member in members]
+    def train(self, function: Callable[[M], Result], members: Sequence[M]) -> dict[str, Result]:
+        """{name: function(member)} for a function that changes the weights of its member; see `fetch`."""
+        return {member.name: function(member) for member in members}
 
     def fetch(self, members: Sequence[M]) -> None:
         """Bring the weights of these members, which other processes have trained, to every process."""
@@ -112,10 +112,10 @@ class Processes(Team):
         items = list(items)
         return self._share(function, items, [self._owner(item, i) for i, item in enumerate(items)])
 
-    def train(self, function: Callable[[M], Result], members: Sequence[M]) -> list[Result]:
+    def train(self, function: Callable[[M], Result], members: Sequence[M]) -> dict[str, Result]:
         for i, member in enumerate(members):
             self.owners.setdefault(member.name, self.owner(i))
-        results = self.map(function, members)
+        results = {member.name: result for member, result in zip(members, self.map(function, members))}
         for member in members:
             rank = self.owners[member.name]
             if rank != self.rank and not isinstance(member.network, Elsewhere):

@@ -70,7 +70,7 @@ class RunFolder:
         self._write(file, [[_text(row.get(column)) for column in header]], "a")
 
     def forget_after(self, phases: Sequence[str], phase: str, iteration: int) -> None:
-        """Delete the rows that a resumed run writes again: those of `phase` from `iteration` on, and of later phases."""
+        """Delete the rows that a resumed run writes again: of `phase` from `iteration` on, and of later phases."""
         order = {name: k for k, name in enumerate(phases)}
         for file in ("log.csv", "epochs.csv"):
             try:

@@ -32,9 +32,8 @@ OWN_SETTINGS = {
 }  # fmt: skip
 
 ALONE_LOOPS: dict[str, Callable[..., None]] = {
-    **dict.fromkeys(("clean", "control"), training.train_clean),
+    **dict.fromkeys(("clean", "control", "teacher"), training.train_clean),
     "standard": training.train_standard,
-    "teacher": training.train_teacher,
     "penalty": training.train_with_penalty,
     "satm": satm.train,
 }
