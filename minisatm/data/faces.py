@@ -25,7 +25,9 @@ import numpy as np
 
 from ..errors import InputError, tell
 from ..parallel import cores
-from .adience import FOLDS, GROUPS, HEADER
+from ..progress import bar
+from .adience import GROUPS, HEADER
+from .dataset import FOLDS
 
 if TYPE_CHECKING:
     from .portrait import Pose
@@ -118,7 +120,7 @@ def _check(directory: Path, wanted: FaceSettings, workers: int | None) -> None:
     least = each * len(GROUPS) * FOLDS
     if wanted.images < least:
         raise InputError(
-            f"{wanted.images} images cannot fill eight age groups in five folds with {each} per subject: "
+            f"{wanted.images} images cannot fill eight groups in five folds with {each} per subject: "
             f"ask for {least} or more."
         )
     if workers is not None and workers < 1:
@@ -200,10 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images-per-subject", type=int, default=4, help="how many images of each person")
     options = vars(parser.parse_args(arguments))
     try:
-        from tqdm import tqdm
-
-        with tqdm(total=options["images"], unit="face", file=sys.stderr) as bar:
-            write(progress=lambda done, total: bar.update(done - bar.n), **options)
+        with bar(options["images"], "faces", "face") as shown:
+            write(progress=lambda done, total: shown.update(done - shown.n), **options)
     except InputError as problem:
         return tell(problem)
     except KeyboardInterrupt:

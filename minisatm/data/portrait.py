@@ -297,6 +297,6 @@ def _photograph(canvas: Image.Image, how: Pose, w: float, h: float, rng: np.rand
     x, y = (g - how.shift[0]) / np.float32(1.15 * w), (g - how.shift[1]) / np.float32(1.15 * h)
     round_ = np.minimum(np.square(x)[None, :] + np.square(y)[:, None], 1.0)
     light = rng.uniform(0.72, 1.2) * (1.06 - 0.24 * round_ * round_ + lx * g[None, :] + ly * g[:, None])
-    pixels = np.asarray(image, np.float32) * light[:, :, None].astype(np.float32)
+    pixels: Array = np.asarray(image, np.float32) * light[:, :, None].astype(np.float32)
     pixels += rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(2, 8))
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
