@@ -16,7 +16,7 @@ from minisatm.models import files as weights
 from weights_convert import __main__ as command
 from weights_convert import convert as converting
 from weights_convert.maps import MAPS, Pair
-from weights_convert.readers import Source
+from weights_convert.readers import WeightFile
 
 WIDTH = 1 / 16
 IDS = [f"{m.source}-{m.model}{'-bn' if m.variant.get('batch_norm') else ''}" for m in MAPS]
@@ -50,7 +50,9 @@ def as_published(m, network):
 def published(monkeypatch, tensors, format_="NumPy archive", notes=()):
     """Let the reader find these tensors, whatever the path."""
     monkeypatch.setattr(
-        converting, "read", lambda path: Source(Path("file.x"), format_, dict(tensors), sha256="ab" * 32, notes=notes)
+        converting,
+        "read",
+        lambda path: WeightFile(Path("file.x"), format_, dict(tensors), sha256="ab" * 32, notes=notes),
     )
 
 
@@ -199,7 +201,9 @@ def test_unmatched_names_on_either_side(tmp_path, monkeypatch):
             r"not in the map: layer1.0.conv1.wieght \(4, 4, 1, 1\) \(nearest: layer1.0.conv1.weight\)")  # fmt: skip
     out, lines = run(tmp_path, m, partial=True)
     assert "ignored: layer1.0.bn1.num_batches_tracked scalar" in lines
-    assert any(line.startswith("left as it is: missing in the file: layer1.0.conv1.weight") for line in lines)
+    assert any(
+        line.startswith("left at its random start: missing in the file: layer1.0.conv1.weight") for line in lines
+    )
     built = models.build("resnet50", weights=str(out))
     fresh = models.build(**built.definition, rng=0)
     assert (built.stage1[0].conv1.conv.weight.data == fresh.stage1[0].conv1.conv.weight.data).all()
@@ -218,14 +222,18 @@ def test_wrong_shapes(tmp_path, monkeypatch):
 def test_a_deeper_network_is_no_other(tmp_path, monkeypatch):
     m = map_of("torchvision", "resnet101")
     published(monkeypatch, as_published(m, thin(m)))
-    refused(tmp_path, map_of("torchvision", "resnet50"), r"does not fit resnet50 of torchvision .*name its own --model")
+    refused(
+        tmp_path,
+        map_of("torchvision", "resnet50"),
+        r"does not fit resnet50 of torchvision .*choose the --model and --source of this file",
+    )
 
 
 def test_nothing_known(tmp_path, monkeypatch):
     m = map_of("torchvision", "resnet50")
     published(monkeypatch, {"encoder.0": np.ones(3), "encoder.1": np.ones(3)})
-    refused(tmp_path, m, r"file.x \(NumPy archive\) holds nothing of resnet50: its tensors are called encoder.0, "
-            r"encoder.1 ...; name the --model that it belongs to, one of inception")  # fmt: skip
+    refused(tmp_path, m, r"file.x \(NumPy archive\) holds no weights of resnet50 \(its first tensors are encoder.0, "
+            r"encoder.1\): give the right --model, one of inception")  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -262,9 +270,9 @@ def test_the_list(capsys):
     "argv, message",
     [
         (["none.pth", "o.h5", "--model", "resnet50"], "error: .*none.pth"),
-        (["none.pth", "o.h5"], r"error: name SOURCE, OUT.h5 and --model \(or --list\); see --help"),
+        (["none.pth", "o.h5"], r"error: give SOURCE, OUT.h5 and --model \(or --list\); see --help"),
         (["none.pth", "o.h5", "--model", "alexnet"], "error: argument --model: invalid choice: 'alexnet'"),
-        (["none.pth", "o.h5", "--model", "vgg16", "--classes", "1"], "error: --classes 1: 2 at least"),
+        (["none.pth", "o.h5", "--model", "vgg16", "--classes", "1"], "error: --classes 1: give 2 or more"),
         (["lfs.h5", "o.h5", "--model", "vgg16"], r"error: .*lfs.h5 is a Git LFS pointer of 134 bytes: fetch the file"),
     ],
 )

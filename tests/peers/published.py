@@ -308,7 +308,7 @@ def published(case, folder, size):
     theirs.save(path)
     other = size if case.own and size != case.size else None
     lines = convert(path, out, model=case.model, source=case.source, size=other)
-    left = [line for line in lines if "left as it is" in line]
+    left = [line for line in lines if "left at its random start" in line]
     drawn = [line for line in lines if "drawn at random" in line]
     assert not left and len(drawn) == (2 if case.network.endswith("notop") else 0), left + drawn
     return theirs, out

@@ -1,4 +1,4 @@
-"""Caffe: blobs by layer and number (weight 0, bias 1); (out, in, h, w), BGR, images flattened channels first."""
+"""Caffe: arrays by layer and number (weight 0, bias 1); (out, in, h, w), BGR, images flattened channels first."""
 
 from __future__ import annotations
 

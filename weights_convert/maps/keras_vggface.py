@@ -1,4 +1,4 @@
-"""keras-vggface (rcmalli): VGG16 of 2,622 and ResNet50 of 8,631 celebrities. The real files could not be had."""
+"""keras-vggface (rcmalli): VGG16 of 2,622 and ResNet50 of 8,631 people. The published files were not available."""
 
 from __future__ import annotations
 
