@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -358,3 +360,14 @@ def test_classify(tmp_path, data_dir, capsys):
     ):
         assert classify.main([str(a) for a in argv]) == 2
         assert re.match(f"error: .*{message}", capsys.readouterr().err)
+
+
+# --- what the command loads ------------------------------------------------------------------------------------------
+
+
+def test_the_command_loads_networks_and_no_training_or_attacks():
+    code = "import sys, weights_convert.__main__; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "minisatm.models.vgg" in loaded
+    rooms = ("satm", "domain", "attacks", "defences", "evaluation", "results", "run", "data", "train", "evaluate")
+    assert not {name.split(".")[1] for name in loaded if name.startswith("minisatm.")} & set(rooms)

@@ -232,7 +232,7 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 def listing(maps: Iterable[Map] = MAPS) -> list[str]:
     """Return a table of the known files: source, --model, input, classes, public name, size, and how it was tested."""
     return _table([
-        ("source", "--model", "input", "classes", "file", "size", ""),
+        ("source", "--model", "input", "classes", "file", "size", "tested"),
         *((m.source, m.model, f"{m.size}x{m.size}x{m.channels}", str(m.classes), name, size, proof(m))
           for m in maps for name, size in m.files),
     ])  # fmt: skip
