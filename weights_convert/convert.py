@@ -82,9 +82,6 @@ def convert(
     return report(plan, file, out)
 
 
-# --- planning -----------------------------------------------------------------------------------------------------
-
-
 def plan_of(
     file: WeightFile, model: str, source: str | None, classes: int | None, size: int | None, width: float = 1.0
 ) -> Plan:
@@ -155,9 +152,6 @@ def _nearest(name: str, others: Iterable[str]) -> str:
     return f" (nearest: {near[0]})" if near else ""
 
 
-# --- arrays -------------------------------------------------------------------------------------------------------
-
-
 def arrange(array: Array, pair: Pair, shape: tuple[int, ...]) -> Array:
     """Return a tensor in our layout, channels last; vectors and old Caffe blobs lose their axes of length one."""
     if len(shape) == 1 and array.size == max(array.shape, default=1):
@@ -196,9 +190,6 @@ def arranged(plan: Plan, path: Path) -> Iterator[tuple[str, Array]]:
         else:
             array = (0.01 * rng.standard_normal(shape) if len(shape) > 1 else np.zeros(shape)).astype(np.float32)
         yield name, array
-
-
-# --- report -------------------------------------------------------------------------------------------------------
 
 
 def report(plan: Plan, file: WeightFile, out: Path) -> list[str]:

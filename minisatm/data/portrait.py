@@ -110,10 +110,7 @@ class _Pen:
         self.cos, self.sin, self.w, self.h = np.cos(turn), np.sin(turn), width, height
 
     def place(self, points: Array, depth: float | None) -> list[float]:
-        """Return image coordinates x, y, x, y ... of points (n, 2).
-
-        depth: how far the points stand out from the head's ellipsoid, on which they turn. None: they do not turn.
-        """
+        """Return image coordinates x, y, x, y ...; depth: height above the head (an ellipsoid); None: do not turn."""
         if depth is not None:
             x, y = points[:, 0], points[:, 1]
             z = np.sqrt(np.maximum(1 - (x / self.w) ** 2 - (y / self.h) ** 2, 0.04)) * self.w * 0.8 + depth

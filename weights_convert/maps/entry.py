@@ -57,6 +57,16 @@ def caffe_input(mean: Sequence[float]) -> dict[str, Any]:
     return dict(bgr=True, mean=tuple(m / 255 for m in mean), std=(1 / 255,) * 3)
 
 
+def keras_layer(ours: str, theirs: str) -> Iterator[Pair]:
+    """Yield the pairs of a Keras layer's kernel and bias, which have our layout."""
+    yield from (Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias"))
+
+
+def caffe_layer(name: str, layout: str, chw: tuple[int, int, int] | None = None) -> Iterator[Pair]:
+    """Yield the pairs of a Caffe layer's two arrays, where it has our name."""
+    yield from (Pair(f"{name}.weight", f"{name}/0", layout, chw), Pair(f"{name}.bias", f"{name}/1"))
+
+
 def norm(ours: str, theirs: str, words: Sequence[str]) -> Iterator[Pair]:
     """Yield the pairs of a batch norm's gamma, beta, mean and var; words: the source's names of these four."""
     for name, word in zip(("gamma", "beta", "mean", "var"), words):

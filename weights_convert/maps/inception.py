@@ -7,7 +7,7 @@ from typing import Any
 
 from minisatm.layers import ConvNorm
 
-from .entry import KERAS_NORM, TORCH_NORM, Pair, norm
+from .entry import KERAS_NORM, TORCH_NORM, Pair, keras_layer, norm
 
 # Both sources scale pixels to -1 .. 1; torchvision's transform_input takes ImageNet's mean and std back first.
 INPUT = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -42,36 +42,35 @@ TORCHVISION = [
 ]
 
 
-def keras_inception_v3(network: Any) -> Iterator[Pair]:
+def keras_inception_v3(network: Any) -> list[Pair]:
     """Keras numbers these unnamed layers in the order of their creation: conv2d, conv2d_1 ... conv2d_93.
 
     The published .h5 files are of Keras 2, which counted from one: conv2d_1 ... conv2d_94, and the batch norms alike.
     """
-    yield from _keras(network, _numbered(_convs(network)))
-    yield from PREDICTIONS
+    return [*_keras(network, _numbered(_convs(network))), *keras_layer("fc", "predictions")]
 
 
-def keras_inception_resnet_v2(network: Any) -> Iterator[Pair]:
+def keras_inception_resnet_v2(network: Any) -> list[Pair]:
     """The same for convolutions with batch norm (conv2d ... conv2d_202, counted from one in the published files).
 
     A convolution at a block's end, which is added to the shortcut, is block35_1_conv ... block8_10_conv. The last
     convolution of the network is conv_7b.
     """
     *convs, last = _convs(network)
-    yield from _keras(network, {**_numbered(convs), last: ("conv_7b", "conv_7b_bn")})
+    pairs = list(_keras(network, {**_numbered(convs), last: ("conv_7b", "conv_7b_bn")}))
     for side in (35, 17, 8):
         for i, block in enumerate(getattr(network, f"stage{side}")):
             if hasattr(block, "up"):
-                ours, theirs = f"stage{side}.{i}.up", f"block{side}_{i}_conv"
-                yield from (Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias"))
-    yield from PREDICTIONS
+                pairs += keras_layer(f"stage{side}.{i}.up", f"block{side}_{i}_conv")
+    return [*pairs, *keras_layer("fc", "predictions")]
 
 
-def torchvision_inception_v3(network: Any) -> Iterator[Pair]:
+def torchvision_inception_v3(network: Any) -> list[Pair]:
+    pairs = []
     for ours, theirs in zip(_convs(network), TORCHVISION, strict=True):
-        yield Pair(f"{ours}.conv.weight", f"{theirs}.conv.weight", "OIHW->HWIO")
-        yield from norm(f"{ours}.bn", f"{theirs}.bn.", TORCH_NORM)
-    yield from (Pair("fc.weight", "fc.weight", "OI->IO"), Pair("fc.bias", "fc.bias"))
+        pairs.append(Pair(f"{ours}.conv.weight", f"{theirs}.conv.weight", "OIHW->HWIO"))
+        pairs += norm(f"{ours}.bn", f"{theirs}.bn.", TORCH_NORM)
+    return [*pairs, Pair("fc.weight", "fc.weight", "OI->IO"), Pair("fc.bias", "fc.bias")]
 
 
 def _convs(network: Any) -> list[str]:
@@ -89,6 +88,3 @@ def _keras(network: Any, names: dict[str, tuple[str, str]]) -> Iterator[Pair]:
     for ours, (conv, bn) in names.items():
         yield Pair(f"{ours}.conv.weight", f"{conv}/kernel")
         yield from (pair for pair in norm(f"{ours}.bn", f"{bn}/", KERAS_NORM) if pair.ours in weights)
-
-
-PREDICTIONS = (Pair("fc.weight", "predictions/kernel"), Pair("fc.bias", "predictions/bias"))

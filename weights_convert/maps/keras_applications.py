@@ -7,17 +7,14 @@ from functools import partial
 from typing import Any
 
 from . import inception
-from .entry import CAFFE_MEAN, KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, norm
+from .entry import CAFFE_MEAN, KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, keras_layer, norm
 
 RESNET = dict(stride_in="1x1", conv_bias=True, eps=1.001e-5, momentum=0.01, unbiased=False, **caffe_input(CAFFE_MEAN))
 
 
 def vgg16(network: Any) -> Iterator[Pair]:
-    for ours in VGG_CONVS:
-        theirs = f"block{ours[4]}_conv{ours[6]}"
-        yield from (Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias"))
-    for ours, theirs in (("fc6", "fc1"), ("fc7", "fc2"), ("fc8", "predictions")):
-        yield from (Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias"))
+    for ours, theirs in zip((*VGG_CONVS, "fc6", "fc7", "fc8"), vgg16_order(network)):
+        yield from keras_layer(ours, theirs)
 
 
 def vgg16_order(network: Any) -> list[str]:
@@ -31,11 +28,11 @@ def resnet(network: Any) -> Iterator[Pair]:
         for k, name in enumerate(("project", "conv1", "conv2", "conv3")):
             if getattr(block, name) is not None:
                 yield from _conv_norm(f"{ours}.{name}", f"{theirs}_{k}_conv", f"{theirs}_{k}_bn")
-    yield from (Pair("fc.weight", "predictions/kernel"), Pair("fc.bias", "predictions/bias"))
+    yield from keras_layer("fc", "predictions")
 
 
 def _conv_norm(ours: str, conv: str, bn: str) -> Iterator[Pair]:
-    yield from (Pair(f"{ours}.conv.weight", f"{conv}/kernel"), Pair(f"{ours}.conv.bias", f"{conv}/bias"))
+    yield from keras_layer(f"{ours}.conv", conv)
     yield from norm(f"{ours}.bn", f"{bn}/", KERAS_NORM)
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from .entry import Pair
+from .entry import Pair, caffe_layer
 
 # Caffe divides pixels of 0..255 by 256 (scale: 0.00390625); ours are already divided by 255.
 VARIANTS: dict[str, dict[str, Any]] = {"caffe_lenet": dict(mean=(0.0,), std=(256 / 255,))}
 
 
-def caffe_lenet(network: Any) -> Iterator[Pair]:
+def caffe_lenet(network: Any) -> list[Pair]:
     filters = network.conv2.weight.shape[3]
     side = math.isqrt(network.ip1.weight.shape[0] // filters)
-    for name in ("conv1", "conv2"):
-        yield from (Pair(f"{name}.weight", f"{name}/0", "OIHW->HWIO"), Pair(f"{name}.bias", f"{name}/1"))
-    yield from (Pair("ip1.weight", "ip1/0", "O(CHW)->(HWC)O", (filters, side, side)), Pair("ip1.bias", "ip1/1"))
-    yield from (Pair("ip2.weight", "ip2/0", "OI->IO"), Pair("ip2.bias", "ip2/1"))
+    ip1 = caffe_layer("ip1", "O(CHW)->(HWC)O", (filters, side, side))
+    convs = (pair for name in ("conv1", "conv2") for pair in caffe_layer(name, "OIHW->HWIO"))
+    return [*convs, *ip1, *caffe_layer("ip2", "OI->IO")]

@@ -56,10 +56,8 @@ def unknown(path: Path, file: Any) -> InputError:
     return InputError(f"{path} is an .h5 file, but not one with weights that Keras wrote: give one that it did.")
 
 
-# ---- Keras 1 and 2: groups of layers, with the names in attributes
-
-
 def by_layer_names(path: Path, group: Any) -> dict[str, np.ndarray]:
+    """Return the tensors of Keras 1 and 2, which have a group for each layer and the names in attributes."""
     tensors: dict[str, np.ndarray] = {}
     budget = Budget(path)
     for layer in strings(group, "layer_names"):
@@ -101,11 +99,11 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-# ---- Keras 3: layers/<class>_<number of such layers before it>/vars/<number>, and layers inside a layer
-
-
 class Keras3:
-    """A walk over a model's groups; no group may come twice, or a small file could keep the walk going for ever."""
+    """A walk over the groups of Keras 3: layers/<class>_<number>/vars/<number>, and layers inside a layer.
+
+    No group may come twice, or a small file could keep the walk going for ever.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.budget, self.seen = path, Budget(path), set[int]()
@@ -190,9 +188,6 @@ def natural(key: str) -> tuple[str, int]:
 
 def joined(*parts: str) -> str:
     return "/".join(part for part in parts if part)
-
-
-# ---- HDF5, whose files can point to other files and to plug-ins
 
 
 def linked(group: Any, name: str) -> bool:
