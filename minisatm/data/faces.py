@@ -42,13 +42,11 @@ Finished = Callable[[int, list[tuple[int, Row]]], None]  # called with a job's f
 class FaceSettings:
     """The settings that decide every byte of a directory of drawn faces."""
 
+    generator: int
     images: int
     size: int
     seed: int
     images_per_subject: int
-
-    def as_json(self) -> dict[str, int]:
-        return {"generator": VERSION, **asdict(self)}
 
 
 def draw(group: int, *, subject: int = 0, image: int = 0, size: int = 64, seed: int = 0) -> np.ndarray:
@@ -80,13 +78,13 @@ def write(
     The directory appears complete or not at all. Raises InputError when it already holds something, and when a number
     is out of range.
     """
-    directory, wanted = Path(directory), FaceSettings(images, size, seed, images_per_subject)
+    directory, wanted = Path(directory), FaceSettings(VERSION, images, size, seed, images_per_subject)
     _check(directory, wanted, workers)
     unfinished = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
         _write_all(unfinished, wanted, workers or cores(), progress)
-        (unfinished / "faces.json").write_text(json.dumps(wanted.as_json(), indent=2) + "\n")
+        (unfinished / "faces.json").write_text(json.dumps(asdict(wanted), indent=2) + "\n")
         if directory.is_dir():
             directory.rmdir()  # it is empty, or this fails; a rename onto a directory does not work on every system
         unfinished.rename(directory)
@@ -108,7 +106,7 @@ def matches(
         written = json.loads((Path(directory) / "faces.json").read_text())
     except (OSError, ValueError):
         return False
-    return bool(written == FaceSettings(images, size, seed, images_per_subject).as_json())
+    return bool(written == asdict(FaceSettings(VERSION, images, size, seed, images_per_subject)))
 
 
 def _check(directory: Path, wanted: FaceSettings, workers: int | None) -> None:
