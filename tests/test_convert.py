@@ -13,8 +13,8 @@ import pytest
 from minisatm import Tensor, attacks, classify, models
 from minisatm.data import Batches, mnist
 from minisatm.errors import InputError
-from minisatm.evaluation import main_table as measure
-from minisatm.models import files as weights
+from minisatm.models.files import definition_of
+from minisatm.models.network import predict
 from weights_convert import __main__ as command
 from weights_convert import convert as converting
 from weights_convert.maps import MAPS, Pair
@@ -300,7 +300,7 @@ def test_the_command_prints_the_table(tmp_path, monkeypatch, capsys):
     assert command.main([str(tmp_path / "small.npz"), str(tmp_path / "o.h5"), "--model", "vgg16"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^classifier.0.weight +256x1568 +fc6.weight +1568x256 +O\(CHW\)->\(HWC\)O$", out, re.M)
-    assert weights.definition_of(tmp_path / "o.h5")["name"] == "vgg16"
+    assert definition_of(tmp_path / "o.h5")["name"] == "vgg16"
 
 
 # --- published files -------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_the_caffe_lenet_reads_mnist(tmp_path, data_dir):
     network = models.build(None, weights=str(tmp_path / "l.h5"))
     images = mnist.load(data_dir / "data" / "mnist")
     test = Batches(images, images.split().test, batch=500, size=28)
-    right = sum(int((measure.predict(network, x) == y).sum()) for x, y in test.in_order())
+    right = sum(int((predict(network, x) == y).sum()) for x, y in test.in_order())
     assert len(test) == 10_000 and right == 9905
 
 
