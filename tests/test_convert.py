@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -11,12 +13,12 @@ import pytest
 from minisatm import Tensor, attacks, classify, models
 from minisatm.data import Batches, mnist
 from minisatm.errors import InputError
-from minisatm.evaluation import main_table as measure
-from minisatm.models import files as weights
+from minisatm.models.files import definition_of
+from minisatm.models.network import predict
 from weights_convert import __main__ as command
 from weights_convert import convert as converting
 from weights_convert.maps import MAPS, Pair
-from weights_convert.readers import Source
+from weights_convert.readers import WeightFile
 
 WIDTH = 1 / 16
 IDS = [f"{m.source}-{m.model}{'-bn' if m.variant.get('batch_norm') else ''}" for m in MAPS]
@@ -50,7 +52,9 @@ def as_published(m, network):
 def published(monkeypatch, tensors, format_="NumPy archive", notes=()):
     """Let the reader find these tensors, whatever the path."""
     monkeypatch.setattr(
-        converting, "read", lambda path: Source(Path("file.x"), format_, dict(tensors), sha256="ab" * 32, notes=notes)
+        converting,
+        "read",
+        lambda path: WeightFile(Path("file.x"), format_, dict(tensors), sha256="ab" * 32, notes=notes),
     )
 
 
@@ -199,7 +203,9 @@ def test_unmatched_names_on_either_side(tmp_path, monkeypatch):
             r"not in the map: layer1.0.conv1.wieght \(4, 4, 1, 1\) \(nearest: layer1.0.conv1.weight\)")  # fmt: skip
     out, lines = run(tmp_path, m, partial=True)
     assert "ignored: layer1.0.bn1.num_batches_tracked scalar" in lines
-    assert any(line.startswith("left as it is: missing in the file: layer1.0.conv1.weight") for line in lines)
+    assert any(
+        line.startswith("left at its random start: missing in the file: layer1.0.conv1.weight") for line in lines
+    )
     built = models.build("resnet50", weights=str(out))
     fresh = models.build(**built.definition, rng=0)
     assert (built.stage1[0].conv1.conv.weight.data == fresh.stage1[0].conv1.conv.weight.data).all()
@@ -218,14 +224,18 @@ def test_wrong_shapes(tmp_path, monkeypatch):
 def test_a_deeper_network_is_no_other(tmp_path, monkeypatch):
     m = map_of("torchvision", "resnet101")
     published(monkeypatch, as_published(m, thin(m)))
-    refused(tmp_path, map_of("torchvision", "resnet50"), r"does not fit resnet50 of torchvision .*name its own --model")
+    refused(
+        tmp_path,
+        map_of("torchvision", "resnet50"),
+        r"does not fit resnet50 of torchvision .*choose the --model and --source of this file",
+    )
 
 
 def test_nothing_known(tmp_path, monkeypatch):
     m = map_of("torchvision", "resnet50")
     published(monkeypatch, {"encoder.0": np.ones(3), "encoder.1": np.ones(3)})
-    refused(tmp_path, m, r"file.x \(NumPy archive\) holds nothing of resnet50: its tensors are called encoder.0, "
-            r"encoder.1 ...; name the --model that it belongs to, one of inception")  # fmt: skip
+    refused(tmp_path, m, r"file.x \(NumPy archive\) holds no weights of resnet50 \(its first tensors are encoder.0, "
+            r"encoder.1\): give the right --model, one of inception")  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -262,9 +272,9 @@ def test_the_list(capsys):
     "argv, message",
     [
         (["none.pth", "o.h5", "--model", "resnet50"], "error: .*none.pth"),
-        (["none.pth", "o.h5"], r"error: name SOURCE, OUT.h5 and --model \(or --list\); see --help"),
+        (["none.pth", "o.h5"], r"error: give SOURCE, OUT.h5 and --model \(or --list\); see --help"),
         (["none.pth", "o.h5", "--model", "alexnet"], "error: argument --model: invalid choice: 'alexnet'"),
-        (["none.pth", "o.h5", "--model", "vgg16", "--classes", "1"], "error: --classes 1: 2 at least"),
+        (["none.pth", "o.h5", "--model", "vgg16", "--classes", "1"], "error: --classes 1: give 2 or more"),
         (["lfs.h5", "o.h5", "--model", "vgg16"], r"error: .*lfs.h5 is a Git LFS pointer of 134 bytes: fetch the file"),
     ],
 )
@@ -290,7 +300,7 @@ def test_the_command_prints_the_table(tmp_path, monkeypatch, capsys):
     assert command.main([str(tmp_path / "small.npz"), str(tmp_path / "o.h5"), "--model", "vgg16"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^classifier.0.weight +256x1568 +fc6.weight +1568x256 +O\(CHW\)->\(HWC\)O$", out, re.M)
-    assert weights.definition_of(tmp_path / "o.h5")["name"] == "vgg16"
+    assert definition_of(tmp_path / "o.h5")["name"] == "vgg16"
 
 
 # --- published files -------------------------------------------------------------------------------------------------
@@ -319,7 +329,7 @@ def test_the_caffe_lenet_reads_mnist(tmp_path, data_dir):
     network = models.build(None, weights=str(tmp_path / "l.h5"))
     images = mnist.load(data_dir / "data" / "mnist")
     test = Batches(images, images.split().test, batch=500, size=28)
-    right = sum(int((measure.predict(network, x) == y).sum()) for x, y in test.in_order())
+    right = sum(int((predict(network, x) == y).sum()) for x, y in test.in_order())
     assert len(test) == 10_000 and right == 9905
 
 
@@ -350,3 +360,14 @@ def test_classify(tmp_path, data_dir, capsys):
     ):
         assert classify.main([str(a) for a in argv]) == 2
         assert re.match(f"error: .*{message}", capsys.readouterr().err)
+
+
+# --- what the command loads ------------------------------------------------------------------------------------------
+
+
+def test_the_command_loads_networks_and_no_training_or_attacks():
+    code = "import sys, weights_convert.__main__; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "minisatm.models.vgg" in loaded
+    rooms = ("satm", "domain", "attacks", "defences", "evaluation", "results", "run", "data", "train", "evaluate")
+    assert not {name.split(".")[1] for name in loaded if name.startswith("minisatm.")} & set(rooms)

@@ -138,7 +138,7 @@ def test_a_checkpoint_gives_its_state_dict(tmp_path):
     assert notes({**checkpoint, "state_dict": ordered}) == ("taken from state_dict of the checkpoint",)
     assert notes({"mine": {"w": one}}) == ("taken from mine of the checkpoint",)
     assert notes({"w": one}) == ()
-    parallel = ('the prefix "module." of DataParallel is left out of the names',)
+    parallel = ('the prefix "module." of DataParallel was removed from the names',)
     assert notes({"module.w": one}) == parallel
     source = read(torch_zip(tmp_path / "c", pickled({"module.w": one, "v": one}), data))
     assert list(source.tensors) == ["module.w", "v"] and source.notes == ()

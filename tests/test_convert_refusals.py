@@ -43,7 +43,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b
 
 
 def test_what_is_no_file_of_weights_is_named(tmp_path):
-    assert refusal(tmp_path) == "is a directory: name the file of weights in it."
+    assert refusal(tmp_path) == "is a directory: give the weight file in it."
     assert refusal(tmp_path / "no").startswith("there is no file ")
 
     def text(data):
@@ -53,28 +53,28 @@ def test_what_is_no_file_of_weights_is_named(tmp_path):
     assert text(b"") == "is empty: download or copy it again."
     assert text(LFS) == f"is a Git LFS pointer of {len(LFS)} bytes: fetch the file itself with git lfs pull."
     assert text(b"\n <!DOCTYPE html><html>") == (
-        "is a web page that was saved in place of the file: download the file itself."
+        "is a web page, not the file that it links to: download the file itself."
     )
     assert text(b"\x1f\x8b\x08") == "is compressed with gzip: unpack it with gunzip first."
     assert text(b"\x80\x04N.").startswith("is a plain Python pickle, which is not read: save the arrays with")
     assert text(b"name: 'LeNet'") == (
-        "is the definition of a network for Caffe, without weights: name the .caffemodel."
+        "is the definition of a network for Caffe, without weights: give the .caffemodel."
     )
     assert text(b"\x93NUMPY").startswith("is a single array: save all arrays by name")
     assert text(b"hello") == (
-        "is of no known kind or damaged at its start: name a file of Keras .h5 or .keras, PyTorch .pth, safetensors, "
+        "has no known format, or its start is damaged: give a file of Keras .h5 or .keras, PyTorch .pth, safetensors, "
         ".caffemodel, .npz."
     )
     with zipfile.ZipFile(tmp_path / "z", "w") as archive:
         archive.writestr("a/b\n.txt", "")
-    assert refusal(tmp_path / "z").startswith("is a zip archive of something else (a/b\\n.txt): unpack it and name")
+    assert refusal(tmp_path / "z").startswith("is a zip archive of other files (a/b\\n.txt): unpack it and give")
     np.savez(tmp_path / "e.npz", *[])
     assert refusal(npz_of(tmp_path / "o", {"o": np.array([{}], object)})) == (
         "holds Python objects in o, which are not read: save plain arrays."
     )
-    assert refusal(npz_of(tmp_path / "o", {"o": np.array(["text"])})).startswith("holds no numbers in o (<U4): name")
+    assert refusal(npz_of(tmp_path / "o", {"o": np.array(["text"])})).startswith("holds no numbers in o (<U4): give")
     assert refusal(torch_zip(tmp_path / "p", pickled({"epoch": 3}), {})) == (
-        "(PyTorch zip) holds no weights: name the file with the trained weights."
+        "(PyTorch zip) holds no weights: give the file with the trained weights."
     )
     assert refusal(torch_zip(tmp_path / "p", pickled([1]), {})).startswith("holds no names: torch.save the model.state")
     two = {"a": {"w": tensor("0", 1, (1,), (1,))}, "b": {"w": tensor("0", 1, (1,), (1,))}}
@@ -94,19 +94,19 @@ def test_a_file_cut_short_says_so(tmp_path, kind):
 
 
 @pytest.mark.parametrize("module, name, what", [
-    ("posix", "system", "is no state_dict"),
-    ("builtins", "eval", "is no state_dict"),
-    ("models.resnet", "ResNet", "is no state_dict"),
+    ("posix", "system", "is not a state_dict"),
+    ("builtins", "eval", "is not a state_dict"),
+    ("models.resnet", "ResNet", "is not a state_dict"),
     ("torch.nn.modules.conv", "Conv2d", "is a whole saved model"),
-    ("torch", "load", "is no state_dict"),
-    ("evil\x1b", "x", "is no state_dict"),
+    ("torch", "load", "is not a state_dict"),
+    ("evil\x1b", "x", "is not a state_dict"),
 ])  # fmt: skip
 def test_nothing_that_a_pickle_names_is_run(tmp_path, module, name, what):
     for saved in (Call(Global(module, name), (f"touch {tmp_path}/canary",)), {"w": Call(Global(module, name), ())}):
         for path in (torch_zip(tmp_path / "z", pickled(saved), {}), torch_legacy(tmp_path / "l", pickled(saved), {})):
             full = f"{module}.{name}".replace("\x1b", "\\x1b")
             assert refusal(path) == (
-                f"{what} (it asks Python for {full}) and nothing in a file is ever run here: where you trust it, load "
+                f"{what} (it asks Python for {full}), and no code in a file is run here: if you trust it, load "
                 "it with the program that wrote it and torch.save the model.state_dict()."
             )
     assert not (tmp_path / "canary").exists()
@@ -115,7 +115,7 @@ def test_nothing_that_a_pickle_names_is_run(tmp_path, module, name, what):
 def test_a_legacy_file_ends_with_its_last_storage(tmp_path):
     path = small(tmp_path / "l", "PyTorch legacy")
     path.write_bytes(path.read_bytes() + b"0")
-    assert "it goes on behind its last storage" in refusal(path)
+    assert "there are bytes after its last storage" in refusal(path)
 
 
 def test_a_saved_module_of_the_legacy_format_is_refused(tmp_path):
@@ -141,7 +141,7 @@ BROKEN_TENSORS = {
     "no storage": (tensor("7", 12, (3,), (1,)), "archive/data/7"),
     "an old view outside": (tensor("0", 12, (3,), (1,), view=(("9", 10, 4),)), "outside another"),
     "a list as storage": (Call(Global("torch._utils", "_rebuild_tensor_v2"), ([], 0, (), ())), "a broken tensor"),
-    "a parameter": (Call(Global("torch._utils", "_rebuild_parameter"), ([], 0, ())), "a parameter of no tensor"),
+    "a parameter": (Call(Global("torch._utils", "_rebuild_parameter"), ([], 0, ())), "a parameter without a tensor"),
 }
 
 
@@ -183,13 +183,13 @@ def test_zips_out_of_proportion_or_with_two_members_of_a_name_are_refused(tmp_pa
         archive.writestr("w.npy", bytes(2**23))
     size = (tmp_path / "z").stat().st_size
     assert refusal(tmp_path / "z") == (
-        f"of {size} bytes asks for more than 20 times as much, or more than 16 GiB: it is damaged or made to do harm, "
-        "so download it from its publisher."
+        f"has {size} bytes and needs more than 20 times as much memory, or more than 16 GiB: it is damaged or made to "
+        "do harm, so download it from its publisher."
     )
     with zipfile.ZipFile(tmp_path / "z", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("w.npy", b"1")
         archive.writestr("w.npy", b"2")
-    assert "two members of one name" in refusal(tmp_path / "z")
+    assert "two members with one name" in refusal(tmp_path / "z")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
@@ -198,7 +198,7 @@ def test_a_zip_packed_in_another_way_is_refused(tmp_path, method):
     path = tmp_path / "z"
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + bytes(100))
-    assert "a way of packing that no writer of weights uses" in refusal(path)
+    assert "a compression that no writer of weights uses" in refusal(path)
 
 
 def test_a_member_longer_than_the_archive_is_refused_before_room_is_made(tmp_path):
@@ -228,7 +228,7 @@ def test_a_member_shorter_than_its_entry_says_is_refused(tmp_path):
 def test_an_npz_is_as_large_as_its_headers_say(tmp_path):
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
-    assert "w is not of the size its header says" in refusal(npz_of(tmp_path / "n", {"w": file.getvalue() + F}))
+    assert "w does not have the size in its header" in refusal(npz_of(tmp_path / "n", {"w": file.getvalue() + F}))
 
 
 def entry(**changes):
@@ -236,7 +236,7 @@ def entry(**changes):
 
 
 @pytest.mark.parametrize("header, text", [
-    ({"w": entry(shape=[13])}, "w is not of the size its header says"),
+    ({"w": entry(shape=[13])}, "w does not have the size in its header"),
     ({"w": entry(shape=[-12])}, "w has 1 dimensions, [-12]"),
     ({"w": entry(shape=[1] * 9)}, "w has 9 dimensions"),
     ({"w": entry(data_offsets=[0, 52], shape=[13])}, "w lies at 0 to 52 of 48 bytes"),
@@ -244,7 +244,7 @@ def entry(**changes):
     ({"w": entry(), "v": entry()}, "lies at 0 to 48 of 48 bytes"),
     ({"w": entry(data_offsets=[0, 44], shape=[11])}, "4 bytes belong to no tensor"),
     ({"w": entry(dtype="F8_E4M3")}, "holds w as F8_E4M3, which is not read: save it again in float32, float16"),
-    (b'{"w": {}, "w": {}}', "two entries of one name"),
+    (b'{"w": {}, "w": {}}', "two entries with one name"),
     (b'{"w": ', "JSONDecodeError"),
     (b"{" * 100_000, "damaged"),
 ])  # fmt: skip
@@ -256,10 +256,10 @@ def test_safetensors_that_contradict_themselves_are_refused(tmp_path, header, te
     (caffe_layer("w", blob(A, field(7, field(1, bytes([5]))))), "w/0 holds 12 numbers for the shape [5]"),
     (caffe_layer("w", blob(A, field(7, field(1, bytes([1] * 12))))), "w/0 has 12 dimensions"),
     (caffe_layer("w", blob(A)) * 2, "holds two tensors named w/0: download or make it again."),
-    (caffe_layer("w", field(5, b"abc")), "a piece of a number"),
-    (caffe_layer("w"), "has layers without weights (of Caffe's first format, or a network's definition alone): "),
+    (caffe_layer("w", field(5, b"abc")), "half a number at the end"),
+    (caffe_layer("w"), "has layers without weights (Caffe's first format, or only the definition of a network): "),
     (field(1, b"net") + b"\x0b", "field 1 of wire type 3"),
-    (field(1, b"net") + varint(100 << 3 | 2) + b"\xff\xff\xff\xff\x7f", "bytes behind its message"),
+    (field(1, b"net") + varint(100 << 3 | 2) + b"\xff\xff\xff\xff\x7f", "bytes after its message"),
     (field(1, b"net") + b"\x80" * 20, "an integer of more than ten bytes"),
 ])  # fmt: skip
 def test_broken_caffemodels_are_refused(tmp_path, message, text):
@@ -322,12 +322,12 @@ def group_as_number(group, _):
     (soft, "has a link in place of 0: copy the linked data into one file."),
     (virtual, "keeps d/0 in another file: copy the data into one file."),
     (external, "keeps d/0 in another file: copy the data into one file."),
-    (plug_in, "packs d/0 with a plug-in of HDF5: save it without, or with gzip."),
+    (plug_in, "compresses d/0 with a plug-in of HDF5: save it without, or with gzip."),
     (never_written, "is cut short or damaged (the numbers of d/0 were never written): download or copy it again."),
-    (huge, "asks for more than 20 times as much"),
-    (huge_chunk, "asks for more than 20 times as much"),
-    (words, "holds no numbers in d/0 (object): name a file of weights."),
-    (again, "a group that is none, or comes twice"),
+    (huge, "needs more than 20 times as much memory"),
+    (huge_chunk, "needs more than 20 times as much memory"),
+    (words, "holds no numbers in d/0 (object): give a weight file."),
+    (again, "something in place of a group, or a group twice"),
     (group_as_number, "no data at d/0"),
 ])  # fmt: skip
 def test_an_h5_file_that_reaches_out_is_refused(tmp_path, fill, text):
@@ -347,14 +347,14 @@ def test_an_h5_file_that_reaches_out_is_refused(tmp_path, fill, text):
 
 def test_h5_files_of_another_kind_are_refused(tmp_path):
     assert refusal(keras3(tmp_path / "o", {"w": A})) == (
-        "is an .h5 file, but not of weights that Keras wrote: name one that it did."
+        "is an .h5 file, but not one with weights that Keras wrote: give one that it did."
     )
     assert refusal(keras3(tmp_path / "o", {"_layer_checkpoint_dependencies/conv2d/vars/0": A})) == (
-        "is of Keras 2.13 or older in a format of its own: load and save it there as .h5."
+        "has a format of Keras 2.13 or older that is not read: save it there as .h5."
     )
     with h5py.File(tmp_path / "own", "w") as file:
         file.attrs["format"] = "minisatm weights 1"
-    assert refusal(tmp_path / "own") == "is minisatm's own file already: use it as it is."
+    assert refusal(tmp_path / "own") == "is already a file of minisatm: use it as it is."
     archive = keras_archive(tmp_path / "a", config_of(("Dense", "d", {})), {"layers/conv2d/vars/0": A})
     assert "its config.json names no layer conv2d" in refusal(archive)
     assert "holds two tensors named d/w" in refusal(keras2(tmp_path / "k", {"d": {"w:0": A, "d/w": A, "e/v": B}}))
@@ -363,7 +363,7 @@ def test_h5_files_of_another_kind_are_refused(tmp_path):
 def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "MOST_TENSORS", 1)
     assert refusal(small(tmp_path / "n", "NumPy archive")) == (
-        "holds more than 1 tensors: name a file of one network's weights."
+        "holds more than 1 tensors: give a file with one network's weights."
     )
 
 
@@ -374,4 +374,4 @@ def test_a_directory_of_a_foreign_owner_is_no_crash(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(path), "open", refuse)
-    assert refusal(path) == "may not be read by you: change its permissions."
+    assert refusal(path) == "cannot be read (permission denied): change its permissions."

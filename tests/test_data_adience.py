@@ -100,7 +100,7 @@ def test_a_missing_fold_file_is_named(folder):
         (lambda t: t.replace("user_id", "user", 1), "line 1: not Adience's header of 12"),
         (lambda t: "", "line 1: not Adience's header"),
         (lambda t: adience.HEADER + "\n", "line 2: cut short"),
-        (lambda t: t.replace("a.jpg", "../a.jpg", 1), "line 2: .* name no plain file"),
+        (lambda t: t.replace("a.jpg", "../a.jpg", 1), "line 2: .* are not plain names"),
         (lambda t: t.replace("\n1@N\t", "\n\t", 1), "line 2: .*one of the first four is empty"),
     ],
 )

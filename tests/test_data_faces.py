@@ -45,7 +45,7 @@ def test_format_is_adience_own(small):
     assert len([name for name in digest(small) if name.endswith(".jpg")]) == 160
     header, row = (small / "fold_0_data.txt").read_text().split("\n")[:2]
     assert header == adience.HEADER and len(row.split("\t")) == 12
-    assert any("stand in for Adience" in note for note in notes) and not any("26,580" in note for note in notes)
+    assert any("in place of Adience" in note for note in notes) and not any("26,580" in note for note in notes)
     with Image.open(small / listed[0].path) as image:
         assert image.format == "JPEG" and image.size == (24, 24)
         assert set(image.layer[0][1:3]) == {1}  # the colour is not subsampled: no stray pattern for an attack to use
@@ -140,11 +140,14 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, workers):
 @pytest.mark.parametrize(
     "change, text",
     [
-        ({"images": 79}, "79 images cannot fill eight age groups in five folds with 2 per subject: ask for 80 or more"),
-        ({"size": 8}, "a size of 8 pixels: give one from 16 to 2048"),
-        ({"seed": -1}, "a seed of -1: give 0 or more"),
-        ({"images_per_subject": 0}, "0 images per subject: give 1 or more"),
-        ({"workers": 0}, "0 workers: give 1 or more"),
+        (
+            {"images": 79},
+            "79 images cannot fill eight groups in five folds with 2 per subject: ask for 80 or more.",
+        ),
+        ({"size": 8}, "a size of 8 pixels: give one from 16 to 2048."),
+        ({"seed": -1}, "a seed of -1: give 0 or more."),
+        ({"images_per_subject": 0}, "0 images per subject: give 1 or more."),
+        ({"workers": 0}, "0 workers: give 1 or more."),
     ],
 )
 def test_bad_numbers_are_named(tmp_path, change, text):

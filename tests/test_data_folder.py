@@ -28,7 +28,7 @@ def test_classes_are_the_sorted_directories(folder):
     dataset = data.load("folder", folder)
     assert dataset.classes == ("middle", "old", "young") and np.bincount(dataset.labels).tolist() == [20, 10, 30]
     assert dataset.notes[0] == "60 images of 3 classes: middle 20, old 10, young 30"
-    assert dataset.notes[1] == "left out, no images (1): old/notes.txt"
+    assert dataset.notes[1] == "left out, not images (1): old/notes.txt"
     np.testing.assert_array_equal(dataset.read(20), np.asarray(Image.open(folder / "old" / "00.png")))
 
 
@@ -81,7 +81,7 @@ def test_images_that_do_not_decode_are_named_when_met(folder):
         with pytest.raises(InputError, match=rf"old/0{index - 20}.png does not decode \(.*\): delete it or fetch it"):
             dataset.read(index)
     (folder / "old" / "05.png").unlink()
-    with pytest.raises(InputError, match="05.png is gone since the data was listed"):
+    with pytest.raises(InputError, match="05.png was deleted after the data was listed"):
         dataset.read(25)
 
 
@@ -96,8 +96,8 @@ def test_load_names_what_it_does_not_know(tmp_path):
 @pytest.mark.parametrize(
     "classes, labels, text",
     [
-        (("a",), [0], "own: 1 class to tell apart: two or more are needed"),
-        (("a", "b"), [], "own: no images: check the directory"),
+        (("a",), [0], "own has 1 class: give two or more"),
+        (("a", "b"), [], "own has no images: check the directory"),
         (("a", "b"), [0, 2], "own: image 1 has label 2, but the 2 classes are 0 to 1: check the labels"),
         (("a", "b"), [-1, 0], "own: image 0 has label -1, but"),
     ],

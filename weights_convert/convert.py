@@ -1,12 +1,12 @@
-"""From a source's tensors to our weights: choose the map, match every name, turn every array, check every shape."""
+"""Turn a published file into our .h5: choose the map, match every name, transpose every array, check every shape."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,18 @@ import numpy as np
 
 from minisatm import models
 from minisatm.errors import InputError
-from minisatm.models import Network
 from minisatm.models.files import FORMAT, write_atomically
 
 from .maps import MAPS, Map, Pair
-from .readers import Source, read
+from .maps.keras_names import renamed
+from .readers import WeightFile, read
 
 Array = np.ndarray[Any, Any]
-CLASSES_OF_KERAS = {  # Keras 3 numbers its layers by class, and their arrays in this order
-    "conv2d": ("kernel", "bias"),
-    "dense": ("kernel", "bias"),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
-}
-KERAS_1 = {  # the variance was called running_std
-    "W": "kernel", "b": "bias", "gamma": "gamma", "beta": "beta", "running_mean": "moving_mean",
-    "running_std": "moving_variance",
-}  # fmt: skip
+SHOWN = 20  # problems in an error message
 
 
 class Zeros(np.random.Generator):
-    """Draws nothing: for a network of which only names and shapes are wanted."""
+    """A generator that returns zeros: for a network whose names and shapes matter, not its numbers."""
 
     def standard_normal(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
         return np.zeros(() if size is None else size, dtype)
@@ -41,114 +33,104 @@ class Zeros(np.random.Generator):
 
 @dataclass
 class Plan:
-    """What goes where: rows in the order of our network."""
+    """Which tensor of the file becomes which of our weights; all lists are in the order of our network."""
 
     map: Map
     definition: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]  # ours
-    tensors: dict[str, Array]  # theirs, by the map's names
-    pairs: list[Pair]
-    drawn: list[str]  # ours that are drawn at random
-    ignored: list[str]  # theirs that have no place
-    problems: list[str]
+    shapes: dict[str, tuple[int, ...]]  # of our weights
+    tensors: dict[str, Array]  # of the file, by the map's names
+    pairs: list[Pair] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)  # our weights that are drawn at random
+    ignored: list[str] = field(default_factory=list)  # tensors of the file that our network does not need
+    problems: list[str] = field(default_factory=list)
 
 
 def convert(
     path: Path, out: Path, *, model: str, source: str | None = None, classes: int | None = None,
     size: int | None = None, width: float = 1.0, partial: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Write the weights of `path` to `out` as our network `model`; returns the report, a line each.
+    """Write the weights of the file `path` to `out` as our network `model`; return the report, one line per tensor.
 
-    source: which map to take, if not the one that fits best. classes: another number of them gets a last layer drawn at
-    random. size: the input's side, if not the source's own. width: of a thinner network than the published ones.
-    partial: what does not match is left as it is.
+    source: the source whose map is used; without it, the map that fits best. classes: another number of classes, for
+    which the last layer is drawn at random. size: the input's side in pixels, if it is not the source's. width: below
+    1 for thinner networks than the published ones. partial: weights that do not fit stay at their random start.
     Raises InputError, and then there is no output file.
     """
     if out.exists():
         raise InputError(f"{out} already exists: choose another name, or remove it.")
-    found = read(path)
-    plan = plan_of(found, model, source, classes, size, width)
+    file = read(path)
+    plan = plan_of(file, model, source, classes, size, width)
     if plan.problems and not partial:
+        more = len(plan.problems) - SHOWN
         raise InputError("\n  ".join([
-            f"{path.name} does not fit {model} of {plan.map.source} ({len(plan.problems)} names or shapes): name its "
-            "own --model and --source (--list), or take what fits with --partial.",
-            *plan.problems[:20], *([f"... and {len(plan.problems) - 20} more"] if len(plan.problems) > 20 else []),
+            f"{path.name} does not fit {model} of {plan.map.source} ({len(plan.problems)} names or shapes): choose the "
+            "--model and --source of this file (see --list), or take what fits with --partial.",
+            *plan.problems[:SHOWN], *([f"... and {more} more"] if more > 0 else []),
         ]))  # fmt: skip
     arrays = arranged(plan, path)
 
-    def fill(file: Any) -> None:
-        file.attrs["format"] = FORMAT
-        file.attrs["definition"] = json.dumps(plan.definition)
-        origin = dict(file=path.name, sha256=found.sha256, format=found.format, map=plan.map.source)
-        file.attrs["source"] = json.dumps(origin | {"variant": plan.map.variant})
-        group = file.create_group("weights")
+    def fill(h5: Any) -> None:
+        h5.attrs["format"] = FORMAT
+        h5.attrs["definition"] = json.dumps(plan.definition)
+        origin = dict(file=path.name, sha256=file.sha256, format=file.format, map=plan.map.source)
+        h5.attrs["source"] = json.dumps(origin | {"variant": plan.map.variant})
+        group = h5.create_group("weights")
         for name, array in arrays:
             group.create_dataset(name, data=array)
 
     write_atomically(out, fill)
-    return report(plan, found, out)
-
-
-# --- planning -----------------------------------------------------------------------------------------------------
+    return report(plan, file, out)
 
 
 def plan_of(
-    found: Source, model: str, source: str | None, classes: int | None, size: int | None, width: float = 1.0
+    file: WeightFile, model: str, source: str | None, classes: int | None, size: int | None, width: float = 1.0
 ) -> Plan:
-    """The plan of the map that matches most."""
-    known = [m for m in MAPS if m.model == model and source in (None, m.source)]
-    if not known:
+    """Return the plan of the map that matches the most names."""
+    maps = [m for m in MAPS if m.model == model and source in (None, m.source)]
+    if not maps:
         of = f" of {source}" if source else ""
-        raise InputError(f"no map for {model}{of}: python -m weights_convert --list shows what is known.")
-    named = [(m, *_named(m, found)) for m in known]
-    m, matches, tensors = max(named, key=lambda candidate: candidate[1])
+        raise InputError(f"there is no map for {model}{of}: choose one that python -m weights_convert --list shows.")
+    m, matches, tensors = max(((m, *_score(m, file)) for m in maps), key=lambda candidate: candidate[1])
     if matches <= 0:
-        names = ", ".join(list(found.tensors)[:3])
+        first, models_ = ", ".join(list(file.tensors)[:3]), ", ".join(sorted({m.model for m in MAPS}))
         raise InputError(
-            f"{found.path.name} ({found.format}) holds nothing of {model}: its tensors are called {names} ...; name "
-            f"the --model that it belongs to, one of {', '.join(sorted({m.model for m in MAPS}))}."
+            f"{file.path.name} ({file.format}) holds no weights of {model} (its first tensors are {first}): give the "
+            f"right --model, one of {models_}."
         )
     return _plan(m, tensors, classes, size, width)
 
 
-def _named(m: Map, found: Source) -> tuple[int, dict[str, Array]]:
-    """How many tensors of the file the map knows, less half of those it does not; and the file by the map's names.
-
-    A thin network has the same names as the whole one.
-    """
-    thin = models.build(m.model, width=1 / 64, size=m.size, channels=m.channels, **m.variant)
-    pairs, tensors = [Pair(*pair) for pair in m.pairs(thin)], dict(found.tensors)
-    if found.format == "Keras 3 weights":
-        tensors = _by_layer(tensors, m, thin, pairs)
-    elif found.format.startswith("Keras"):
-        tensors = _from_zero({_of_keras_1(name): array for name, array in tensors.items()})
+def _score(m: Map, file: WeightFile) -> tuple[int, dict[str, Array]]:
+    """Return how well a map fits (2 for each name it knows, -1 for each other), and the tensors by the map's names."""
+    thin = models.build(m.model, width=1 / 64, size=m.size, channels=m.channels, **m.variant)  # the names are the same
+    pairs = list(m.pairs(thin))
+    tensors = renamed(file.tensors, file.format, m, thin, pairs)
     known = {pair.theirs for pair in pairs} & set(tensors)
     return 2 * len(known) - len(set(tensors) - known), tensors
 
 
 def _plan(m: Map, tensors: dict[str, Array], classes: int | None, size: int | None, width: float) -> Plan:
-    own = next((tensors[name].size for name in m.top[1:] if name in tensors), None)
+    published = next((tensors[name].size for name in m.top[1:] if name in tensors), None)  # classes: the bias's length
     network = models.build(
-        m.model, classes=classes or own or m.classes, width=width, size=size or m.size, channels=m.channels,
+        m.model, classes=classes or published or m.classes, width=width, size=size or m.size, channels=m.channels,
         rng=Zeros(np.random.PCG64()), **m.variant,
     )  # fmt: skip
-    pairs = [Pair(*pair) for pair in m.pairs(network)]
+    pairs = list(m.pairs(network))
     shapes = {name: array.shape for name, array in network.state().items()}
-    plan = Plan(m, network.definition, shapes, tensors, [], [], [], [])
+    plan = Plan(m, network.definition, shapes, tensors)
     top = {f"{network.top}.weight", f"{network.top}.bias"}
-    replaced = classes is not None and own is not None and classes != own
-    without = not any(name in tensors for name in m.top)
-    named, taken = {pair.theirs for pair in pairs}, set()
+    no_top = not any(name in tensors for name in m.top)
+    new_top = no_top or (None not in (classes, published) and classes != published)
+    names = {pair.theirs for pair in pairs}
+    used = names & set(tensors)
     for pair in pairs:
-        if pair.theirs in tensors:
-            taken.add(pair.theirs)
-        head = without and pair.ours.partition(".")[0] in m.head and pair.theirs not in tensors
-        if head or (pair.ours in top and (replaced or without)):
+        missing = pair.theirs not in tensors
+        if (pair.ours in top and new_top) or (missing and no_top and pair.ours.partition(".")[0] in m.head):
             plan.drawn.append(pair.ours)
-        elif pair.theirs not in tensors:
-            near = _nearest(pair.theirs, set(tensors) - named)
+        elif missing:
+            near = _nearest(pair.theirs, set(tensors) - names)
             plan.problems.append(f"missing in the file: {pair.theirs}{near}, for {pair.ours}")
-        elif (shape := _turned(tensors[pair.theirs], pair, shapes[pair.ours])) != shapes[pair.ours]:
+        elif (shape := _arranged_shape(tensors[pair.theirs], pair, shapes[pair.ours])) != shapes[pair.ours]:
             plan.problems.append(
                 f"another shape: {pair.theirs} {tensors[pair.theirs].shape} gives {shape}, {pair.ours} has "
                 f"{shapes[pair.ours]}"
@@ -158,8 +140,8 @@ def _plan(m: Map, tensors: dict[str, Array], classes: int | None, size: int | No
     for name in tensors:
         if any(re.fullmatch(pattern, name) for pattern in m.ignored):
             plan.ignored.append(name)
-        elif name not in taken:
-            plan.problems.append(f"not in the map: {name} {tensors[name].shape}{_nearest(name, named - taken)}")
+        elif name not in used:
+            plan.problems.append(f"not in the map: {name} {tensors[name].shape}{_nearest(name, names - used)}")
     forgotten = set(shapes) - {pair.ours for pair in pairs}
     assert not forgotten, f"the map of {m.source} forgets {sorted(forgotten)[:3]} of {m.model}"
     return plan
@@ -170,56 +152,8 @@ def _nearest(name: str, others: Iterable[str]) -> str:
     return f" (nearest: {near[0]})" if near else ""
 
 
-def _of_keras_1(name: str) -> str:
-    """The first published files have "block1_conv1/block1_conv1_W_1" for what is "block1_conv1/kernel" since."""
-    found = re.fullmatch(rf"(.+)/(?:.*/)?\1_({'|'.join(KERAS_1)})(?:_\d+)?", name)
-    return f"{found[1]}/{KERAS_1[found[2]]}" if found else name
-
-
-def _from_zero(tensors: dict[str, Array]) -> dict[str, Array]:
-    """Keras numbers unnamed layers on through a session (conv2d_95 ...): here each class begins at conv2d."""
-    numbered = re.compile(r"(conv2d|batch_normalization|dense|activation)(?:_(\d+))?/(.*)")
-    first: dict[str, int] = {}
-    parts = {name: numbered.fullmatch(name) for name in tensors}
-    for found in filter(None, parts.values()):
-        first[found[1]] = min(first.get(found[1], 10**9), int(found[2] or 0))
-
-    def renamed(name: str) -> str:
-        found = parts[name]
-        if found is None:
-            return name
-        number = int(found[2] or 0) - first[found[1]]
-        return f"{found[1]}{f'_{number}' if number else ''}/{found[3]}"
-
-    return {renamed(name): array for name, array in tensors.items()}
-
-
-def _by_layer(tensors: dict[str, Array], m: Map, network: Network, pairs: list[Pair]) -> dict[str, Array]:
-    """Names by layer in place of those by class and number ("conv2d_1/0"): the model's order tells which is which."""
-    words: dict[str, list[str]] = {}
-    for pair in pairs:
-        layer, _, word = pair.theirs.rpartition("/")
-        words.setdefault(layer, []).append(word)
-    dense = {pair.theirs.rpartition("/")[0] for pair in pairs if pair.theirs.endswith("/kernel")
-             and len(network.state()[pair.ours].shape) == 2}  # fmt: skip
-    counts: dict[str, int] = {}
-    found = dict(tensors)
-    for layer in m.order(network) if m.order else ():
-        kind = "batch_normalization" if "moving_mean" in words[layer] else "dense" if layer in dense else "conv2d"
-        number = counts.get(kind, 0)
-        counts[kind] = number + 1
-        place = f"{kind}_{number}" if number else kind
-        for k, word in enumerate(w for w in CLASSES_OF_KERAS[kind] if w in words[layer]):
-            if f"{place}/{k}" in found:
-                found[f"{layer}/{word}"] = found.pop(f"{place}/{k}")
-    return found
-
-
-# --- arrays -------------------------------------------------------------------------------------------------------
-
-
 def arrange(array: Array, pair: Pair, shape: tuple[int, ...]) -> Array:
-    """A tensor as ours lies: channels last. Vectors and old Caffe blobs lose their axes of one."""
+    """Return a tensor in our layout, channels last; vectors and old Caffe blobs lose their axes of length one."""
     if len(shape) == 1 and array.size == max(array.shape, default=1):
         return array.reshape(-1)
     if pair.layout == "OIHW->HWIO" and array.ndim == 4:
@@ -234,13 +168,14 @@ def arrange(array: Array, pair: Pair, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _turned(array: Array, pair: Pair, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that arrange() gives, without touching a number."""
-    return arrange(np.broadcast_to(np.float32(0), array.shape), pair, shape).shape
+def _arranged_shape(array: Array, pair: Pair, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of arrange()'s result, without copying the numbers."""
+    result: tuple[int, ...] = arrange(np.broadcast_to(np.float32(0), array.shape), pair, shape).shape
+    return result
 
 
-def arranged(plan: Plan, path: Path) -> Iterable[tuple[str, Array]]:
-    """(our name, array) one after the other, so that only one is held twice; NaN is an error."""
+def arranged(plan: Plan, path: Path) -> Iterator[tuple[str, Array]]:
+    """Yield (our name, array) one after the other, so that only one array is in memory twice; NaN is an error."""
     theirs = {pair.ours: pair for pair in plan.pairs}
     missing = [name for name in plan.shapes if name not in theirs and name not in plan.drawn]
     start = models.build(**plan.definition, rng=0).state() if missing else {}
@@ -257,25 +192,21 @@ def arranged(plan: Plan, path: Path) -> Iterable[tuple[str, Array]]:
         yield name, array
 
 
-# --- report -------------------------------------------------------------------------------------------------------
-
-
-def report(plan: Plan, found: Source, out: Path) -> list[str]:
-    """Every tensor of the source with its destination, shapes and layout; then what was drawn and what was ignored."""
-    rows = [("in the file", "shape", "becomes", "shape", "layout")]
-    for pair in plan.pairs:
-        rows.append((pair.theirs, _shape(plan.tensors[pair.theirs].shape), pair.ours, _shape(plan.shapes[pair.ours]),
-                     pair.layout))  # fmt: skip
-    widths = [max(len(row[k]) for row in rows) for k in range(5)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+def report(plan: Plan, file: WeightFile, out: Path) -> list[str]:
+    """Return a line for each tensor of the file and what it became, then what was ignored, left and drawn at random."""
+    lines = _table([
+        ("in the file", "shape", "becomes", "shape", "layout"),
+        *((p.theirs, _shape(plan.tensors[p.theirs].shape), p.ours, _shape(plan.shapes[p.ours]), p.layout)
+          for p in plan.pairs),
+    ])  # fmt: skip
     lines += [f"ignored: {name} {_shape(plan.tensors[name].shape)}" for name in plan.ignored]
-    lines += [f"left as it is: {problem}" for problem in plan.problems]
+    lines += [f"left at its random start: {problem}" for problem in plan.problems]
     lines += [f"drawn at random: {name} {_shape(plan.shapes[name])}, N(0, 0.01^2) or zero" for name in plan.drawn]
-    lines += list(found.notes)
+    lines += list(file.notes)
     count = sum(int(np.prod(plan.shapes[pair.ours])) for pair in plan.pairs)
     lines.append(
         f"{out}: {plan.map.model} of {plan.map.source}, {len(plan.pairs)} of {len(plan.shapes)} arrays from "
-        f"{found.format} ({count:,} numbers)" + (f"; this map was {proof(plan.map)}" if not plan.map.tried else "")
+        f"{file.format} ({count:,} numbers)" + (f"; this map was {proof(plan.map)}" if not plan.map.tried else "")
     )
     return lines
 
@@ -284,19 +215,22 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def listing(maps: Iterable[Map] = MAPS) -> list[str]:
-    """What is known: source, model, public names of the files and their sizes."""
-    rows = [
-        (m.source, m.model, f"{m.size}x{m.size}x{m.channels}", str(m.classes), name, size, proof(m))
-        for m in maps for name, size in m.files
-    ]  # fmt: skip
-    rows.insert(0, ("source", "--model", "input", "classes", "file", "size", ""))
-    widths = [max(len(row[k]) for row in rows) for k in range(7)]
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
+def listing(maps: Iterable[Map] = MAPS) -> list[str]:
+    """Return a table of the known files: source, --model, input, classes, public name, size, and how it was tested."""
+    return _table([
+        ("source", "--model", "input", "classes", "file", "size", "tested"),
+        *((m.source, m.model, f"{m.size}x{m.size}x{m.channels}", str(m.classes), name, size, proof(m))
+          for m in maps for name, size in m.files),
+    ])  # fmt: skip
+
+
 def proof(m: Map) -> str:
-    """What a map was held against."""
+    """Return how a map was tested."""
     if m.tried:
         return "tried on the real file"
     return "not tried on the real file" + (f", but compared with {m.compared}" if m.compared else "")

@@ -4,9 +4,12 @@ A folder holds `fold_0_data.txt` ... `fold_4_data.txt` and the aligned images,
 `aligned/<user_id>/landmark_aligned_face.<face_id>.<original_image>`.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +25,13 @@ GROUPS = ("(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(4
 BOUNDS = np.array([[int(n) for n in re.findall(r"\d+", group)] for group in GROUPS])
 POLICIES = ("strict", "strict+fix", "mapped")
 PAPER = 'The paper counts 26,580 faces and says "8-13"; these files list {:,} and say "(8, 12)".'
-DRAWN = "Drawn faces that stand in for Adience: figures on them say nothing about photographs."
+DRAWN = "These are drawn faces in place of Adience: results on them say nothing about photographs."
 STAND_IN = "or make a stand-in with `python -m minisatm.data.faces DIR`"
 
 
 @dataclass(frozen=True)
 class Face:
-    """One row of a fold file: whose face, on which image, in which fold, of which group (None: not used)."""
+    """A row of a fold file; group is the index of its age group, or None when the face is not used."""
 
     user: str
     image: str
@@ -38,19 +41,19 @@ class Face:
     group: int | None
 
     @property
-    def path(self):
-        """Where the aligned image lies inside the data folder."""
+    def path(self) -> str:
+        """The path of the aligned image inside the data folder."""
         return f"aligned/{self.user}/landmark_aligned_face.{self.face}.{self.image}"
 
 
-def group_of(age, labels="strict"):
-    """Index 0..7 of the age group that the label `age` stands for under a policy, or None when it stands for none.
+def group_of(age: str, labels: str = "strict") -> int | None:
+    """Return the index 0..7 of the age group for the label `age` under a policy, or None when it has no group.
 
-    strict takes the eight labels as they are; strict+fix also reads (25, 23) as (25, 32), a slip of the files; mapped
-    also takes every other age or range to the group whose range is nearest to its middle (the younger when two are).
+    strict: only the eight labels have a group. strict+fix: also (25, 23), a typing error of the files for (25, 32).
+    mapped: also every other age or range; its group is the one nearest to its middle (the younger of two).
     """
     if labels not in POLICIES:
-        raise InputError(f"labels {labels!r} are not known: choose {', '.join(POLICIES)}")
+        raise InputError(f"labels {labels!r} are not known: choose {', '.join(POLICIES)}.")
     if labels != "strict" and age == "(25, 23)":
         age = "(25, 32)"
     if age in GROUPS:
@@ -62,56 +65,57 @@ def group_of(age, labels="strict"):
     return int(np.argmin(np.maximum(0, np.maximum(BOUNDS[:, 0] - middle, middle - BOUNDS[:, 1]))))
 
 
-def read_folds(directory, labels="strict"):
-    """Read the five fold files: (faces, notes), each face once, in file order; no image is needed.
+def read_folds(directory: str | Path, labels: str = "strict") -> tuple[list[Face], list[str]]:
+    """Read the five fold files: (faces, notes), each face once, in file order. The images are not needed.
 
-    Faces whose label stands for no group are listed with group None. Raises InputError naming the file and the line
-    when a file is missing or malformed, and when one subject (user_id, face_id) is in two folds.
+    A face whose label has no group is listed with group None. Raises InputError with the file and the line when a file
+    is missing or malformed, and when one subject (user_id, face_id) is in two folds.
     """
     directory = Path(directory)
-    group_of("", labels)
+    group_of("", labels)  # a wrong policy is an error before any file is read
     rows = [face for fold in range(FOLDS) for face in _read_fold(directory, fold, labels)]
-    faces, home = {}, {}
+    by_image: dict[tuple[str, str, str], Face] = {}
+    fold_of: dict[tuple[str, str], int] = {}
     for face in rows:
-        faces.setdefault((face.user, face.face, face.image), face)
-        first = home.setdefault((face.user, face.face), face.fold)
+        by_image.setdefault((face.user, face.face, face.image), face)
+        first = fold_of.setdefault((face.user, face.face), face.fold)
         if first != face.fold:
             raise InputError(
                 f"{directory}: subject {face.user} {face.face} is in folds {first} and {face.fold}, and folds must not "
-                "share a subject: fetch the five files again"
+                "share a subject: fetch the five files again."
             )
-    faces = list(faces.values())
+    faces = list(by_image.values())
     return faces, _notes(rows, faces, labels, drawn=(directory / "faces.json").is_file())
 
 
-def _read_fold(directory, fold, labels):
+def _read_fold(directory: Path, fold: int, labels: str) -> Iterator[Face]:
     path = directory / f"fold_{fold}_data.txt"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: put Adience's five fold files there, {STAND_IN}") from None
+        raise InputError(f"{path} is missing: put Adience's five fold files there, {STAND_IN}.") from None
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read as text ({problem}): fetch it again") from None
+        raise InputError(f"{path} cannot be read as text ({problem}): fetch it again.") from None
     if lines[0] != HEADER:
-        raise InputError(f"{path}, line 1: not Adience's header of {WIDTH} tab-separated columns: fetch it again")
+        raise InputError(f"{path}, line 1: not Adience's header of {WIDTH} tab-separated columns: fetch it again.")
     if lines.pop() != "" or not lines[1:]:
         raise InputError(
-            f"{path}, line {len(lines) + 1}: cut short (no face, or no line break at its end): fetch it again"
+            f"{path}, line {len(lines) + 1}: cut short (no face, or no line break at its end): fetch it again."
         )
     for number, line in enumerate(lines[1:], 2):
         fields = line.split("\t")
         if len(fields) != WIDTH or not all(fields[:4]):
             raise InputError(
                 f"{path}, line {number}: {len(fields)} columns where Adience has {WIDTH}, or one of the first "
-                "four is empty: fetch the file again"
+                "four is empty: fetch the file again."
             )
         user, image, face, age = fields[:4]
         if {"/", "\\"} & set(user + image + face) or user in (".", ".."):
-            raise InputError(f"{path}, line {number}: {user!r}, {image!r} name no plain file: fetch the file again")
+            raise InputError(f"{path}, line {number}: {user!r}, {image!r} are not plain names: fetch the file again.")
         yield Face(user, image, face, fold, age, group_of(age, labels))
 
 
-def _notes(rows, faces, labels, drawn):
+def _notes(rows: list[Face], faces: list[Face], labels: str, drawn: bool) -> list[str]:
     used = [face for face in faces if face.group is not None]
     dropped = Counter(face.age for face in faces if face.group is None)
     per_fold = Counter(face.fold for face in used)
@@ -128,29 +132,29 @@ def _notes(rows, faces, labels, drawn):
     return notes
 
 
-def load(directory, *, labels="strict"):
-    """Adience, or drawn faces in its format, as a Dataset of eight age groups with subjects and folds.
+def load(directory: str | Path, *, labels: str = "strict") -> Dataset:
+    """Read Adience, or drawn faces in its format, as a Dataset of eight age groups with subjects and folds.
 
-    `labels` is a policy of `group_of`. Images that the fold files list but that are not there are left out and named in
-    the notes. Raises InputError as `read_folds` does, and when none of the images is there.
+    labels: a policy of `group_of`. Images that the fold files list but that are missing are left out and named in the
+    notes. Raises InputError as `read_folds` does, and when all images are missing.
     """
     directory = Path(directory)
     faces, notes = read_folds(directory, labels)
     listed = [face for face in faces if face.group is not None]
     if not listed:
-        raise InputError(f"{directory}: no face has one of the labels {' '.join(GROUPS)}: fetch the fold files again")
+        raise InputError(f"{directory}: no face has one of the labels {' '.join(GROUPS)}: fetch the fold files again.")
     there = _names(directory / "aligned", {face.user for face in listed})
     used = [face for face in listed if face.path in there]
     missing = [face.path for face in listed if face.path not in there]
     if not used:
         raise InputError(
             f"{directory}: none of the {len(listed):,} listed images is there, the first would be {missing[0]}: unpack "
-            f"Adience's aligned.tar.gz so that this path exists, {STAND_IN}"
+            f"Adience's aligned.tar.gz so that this path exists, {STAND_IN}."
         )
     if missing:
-        listed = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-        notes.append(f"{len(missing):,} listed images are missing and left out (missing_images.txt): {listed}")
-    numbers = {}
+        some = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        notes.append(f"{len(missing):,} listed images are missing and left out (missing_images.txt): {some}")
+    numbers: dict[tuple[str, str], int] = {}  # a subject's number
     paths = [str(directory / face.path) for face in used]
     return Dataset(
         name="adience",
@@ -166,9 +170,9 @@ def load(directory, *, labels="strict"):
     )
 
 
-def _names(aligned, users):
-    """The files under `aligned`, as paths from the data folder: one listing a folder, not one look-up an image."""
-    names = set()
+def _names(aligned: Path, users: set[str]) -> set[str]:
+    """Return the paths of all images under `aligned`: one listing per folder is faster than a look-up per image."""
+    names: set[str] = set()
     for user in users:
         try:
             names.update(f"aligned/{user}/{name}" for name in os.listdir(aligned / user))

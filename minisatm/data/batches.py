@@ -1,61 +1,68 @@
 """Batches of images: an endless shuffled stream for training, one pass in order for evaluation."""
 
+from __future__ import annotations
+
 from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from ..backend import placed
 from ..errors import InputError
 from ..streams import stream
+from .dataset import Dataset
 from .pixels import fit
 
-AHEAD = 4  # batches prepared while one is in use
+Array = Any  # numpy.ndarray or cupy.ndarray
+AHEAD = 4  # batches that are prepared while one is in use
 THREADS = 2
 
 
 class Batches:
-    """Cuts `indices` of a Dataset into batches of images brought to (size, size), and labels.
+    """The images `indices` of a Dataset, resized to (size, size) and cut into batches (x, y).
 
-    x is float32 (N, size, size, channels) in [0, 1], y int64 (N,). Batch number i is a function of (seed, i) alone, so
-    a resumed run sees the same bits. `augment` mirrors (where the data allows it) and shifts by up to a twelfth of the
-    side, reflecting at the border. Decoded images are kept until they fill `cache_bytes`; the others are decoded again.
-    backend "cupy": x is on the GPU, sent there as bytes while it works on the batch before; y is not.
+    x is float32 (N, size, size, channels) in [0, 1], y int64 (N,). Batch number i depends on (seed, i) alone, so that a
+    resumed run sees the same bits. augment: mirror (where the data allows it) and shift by up to a twelfth of the side,
+    with reflection at the border. Decoded images are kept until they fill `cache_bytes`; the others are decoded again.
+    backend "cupy": x is on the GPU, sent as bytes while the GPU works on the batch before; y stays in main memory.
     """
 
     def __init__(
-        self, dataset, indices, *, batch, size, seed=0, augment=False, cache_bytes=256 * 2**20, backend="numpy"
-    ):
+        self, dataset: Dataset, indices: Sequence[int] | np.ndarray, *, batch: int, size: int, seed: int = 0,
+        augment: bool = False, cache_bytes: int = 256 * 2**20, backend: str = "numpy",
+    ) -> None:  # fmt: skip
         if batch < 1 or size < 1:
-            raise InputError(f"batches of {batch} images of {size} pixels: give 1 or more of both")
+            raise InputError(f"batches of {batch} images of {size} pixels: give 1 or more of both.")
         self.dataset, self.indices = dataset, np.asarray(indices, np.int64)
         self.batch, self.size, self.seed, self.augment = batch, size, seed, augment
         self.cache_bytes, self.cached_bytes, self.backend = cache_bytes, 0, backend
-        self._cache, self._lock = {}, Lock()
+        self._cache: dict[int, np.ndarray] = {}
+        self._lock = Lock()
         self._epoch = (-1, self.indices)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
     @property
-    def steps_per_epoch(self):
-        """How many full batches the images make."""
+    def steps_per_epoch(self) -> int:
+        """The number of full batches that the images make."""
         return len(self.indices) // self.batch
 
-    def at(self, iteration):
-        """Training batch number `iteration` (from 0) of the endless stream of shuffled epochs: (x, y), always full.
+    def at(self, iteration: int) -> tuple[Array, np.ndarray]:
+        """Return training batch number `iteration` (from 0) of endless shuffled epochs: (x, y), always full.
 
         Raises InputError when there are fewer images than one batch.
         """
         pixels, labels = self._bytes_at(iteration)
         return self._scaled(pixels), labels
 
-    def _bytes_at(self, iteration):
+    def _bytes_at(self, iteration: int) -> tuple[np.ndarray, np.ndarray]:
         if self.steps_per_epoch == 0:
             raise InputError(
-                f"{len(self.indices)} training images do not fill a batch of {self.batch}: use a smaller batch or more "
-                "images"
+                f"{len(self)} training images do not fill a batch of {self.batch}: use a smaller batch or more images."
             )
         epoch, step = divmod(iteration, self.steps_per_epoch)
         indices = self._shuffled(epoch)[step * self.batch : (step + 1) * self.batch]
@@ -64,10 +71,10 @@ class Batches:
             pixels = self._augmented(pixels, stream(self.seed, "augment", iteration))
         return pixels, self.dataset.labels[indices]
 
-    def stream(self, start, stop):
-        """Yield (iteration, x, y) for `at(start)` to `at(stop - 1)`, prepared a few batches ahead by threads.
+    def stream(self, start: int, stop: int) -> Iterator[tuple[int, Array, np.ndarray]]:
+        """Yield (iteration, x, y) for `at(start)` to `at(stop - 1)`; threads prepare a few batches ahead.
 
-        What goes wrong in a thread is raised here, at its own iteration; leaving the loop early stops the threads.
+        An error in a thread is raised here, at the iteration it belongs to; leaving the loop early stops the threads.
         """
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")
         try:
@@ -80,11 +87,10 @@ class Batches:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def in_order(self, limit=None):
-        """Yield (x, y) for every image once, in order and never augmented; the last batch may be short.
+    def in_order(self, limit: int | None = None) -> Iterator[tuple[Array, np.ndarray]]:
+        """Yield (x, y) for every image once, in order and not augmented; the last batch may be short.
 
-        `limit` takes that many of the images instead, the same random choice every time (their first ones could all be
-        of one class).
+        limit: only so many of the images, the same random choice every time (the first ones could all be of one class).
         """
         indices = self.indices
         if limit is not None and limit < len(indices):
@@ -93,32 +99,32 @@ class Batches:
             chosen = indices[start : start + self.batch]
             yield self._scaled(self._pixels(chosen)), self.dataset.labels[chosen]
 
-    def _shuffled(self, epoch):
+    def _shuffled(self, epoch: int) -> np.ndarray:
         known, order = self._epoch
         if known != epoch:
             order = stream(self.seed, "shuffle", epoch).permutation(self.indices)
-            self._epoch = (epoch, order)  # one assignment: threads see the pair or the pair before
+            self._epoch = (epoch, order)  # one assignment: another thread sees this pair or the one before
         return order
 
-    def _pixels(self, indices):
+    def _pixels(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), self.size, self.size, self.dataset.channels), np.uint8)
         for row, index in zip(out, indices.tolist()):
             row[:] = self._image(index)
         return out
 
-    def _image(self, index):
+    def _image(self, index: int) -> np.ndarray:
         image = self._cache.get(index)
         if image is None:
             near = self.dataset.read_near
             image = fit(near(index, self.size) if near else self.dataset.read(index), self.size)
             with self._lock:
                 if index not in self._cache and self.cached_bytes + image.nbytes <= self.cache_bytes:
-                    self._cache[index] = np.array(image)  # a copy: never a view that keeps a larger image alive
+                    self._cache[index] = np.array(image)  # a copy: a view would keep a larger image in memory
                     self.cached_bytes += image.nbytes
         return image
 
-    def _augmented(self, pixels, rng):
-        """Mirrored and shifted copies: a crop of the image padded by reflection, as a choice of rows and columns."""
+    def _augmented(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return mirrored and shifted copies: each is a choice of rows and columns of an image padded by reflection."""
         n, size = len(pixels), self.size
         reach, last = size // 12, size - 1
         shifts = rng.integers(-reach, reach + 1, (n, 2, 1))
@@ -130,5 +136,5 @@ class Batches:
             copy[:] = image[rows].take(columns, axis=1)
         return out
 
-    def _scaled(self, pixels):
+    def _scaled(self, pixels: np.ndarray) -> Array:
         return placed(pixels, self.backend).astype(np.float32) / 255

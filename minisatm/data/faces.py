@@ -1,10 +1,12 @@
-"""A stand-in for Adience that needs no download: drawn faces of eight age groups, written in Adience's own format.
+"""A stand-in for Adience that needs no download: drawn faces of eight age groups, written in Adience's format.
 
     python -m minisatm.data.faces DIR
 
-Each subject has one identity, one age within its group and several images; subjects never cross the five folds.
+Each subject is one person of one age, with several images, all in the same of the five folds.
 The same seed gives the same bytes, however many processes draw.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -12,30 +14,51 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError, tell
 from ..parallel import cores
-from .adience import FOLDS, GROUPS, HEADER
+from ..progress import bar
+from .adience import GROUPS, HEADER
+from .dataset import FOLDS
 
-VERSION = 1  # of the drawing: raised whenever the same seed would give other images
+if TYPE_CHECKING:
+    from .portrait import Pose
+
+VERSION = 1  # of the drawing: raise it when the same seed would give other images
 SUBJECTS_PER_JOB = 16
+Row = tuple[Any, ...]  # of a fold file
+Finished = Callable[[int, list[tuple[int, Row]]], None]  # called with a job's first subject and its (fold, row)
 
 
-def draw(group, *, subject=0, image=0, size=64, seed=0):
-    """Draw image `image` of subject `subject`, a person of age group 0..7: uint8 (size, size, 3).
+@dataclass(frozen=True)
+class FaceSettings:
+    """The settings that decide every byte of a directory of drawn faces."""
 
-    Every subject and every image has a random stream of its own, so that nobody's draws depend on anybody else's.
+    generator: int
+    images: int
+    size: int
+    seed: int
+    images_per_subject: int
+
+
+def draw(group: int, *, subject: int = 0, image: int = 0, size: int = 64, seed: int = 0) -> np.ndarray:
+    """Draw image number `image` of a subject, a person of age group 0..7: uint8 (size, size, 3).
+
+    Each subject and each image has its own random stream: the same image comes out whatever else is drawn.
     """
-    return _shot(group, subject, image, size, seed)[0]
+    return _image_and_pose(group, subject, image, size, seed)[0]
 
 
-def _shot(group, subject, image, size, seed):
-    from . import portrait  # Pillow, wanted only where images are made
+def _image_and_pose(group: int, subject: int, image: int, size: int, seed: int) -> tuple[np.ndarray, Pose]:
+    from . import portrait  # here, since it loads Pillow, which only drawing needs
 
     # Image numbers start at 1: NumPy pads a seed with zeros, so [seed, subject] equals [seed, subject, 0].
     who = portrait.person(np.random.default_rng([seed, subject]), group)
@@ -45,86 +68,80 @@ def _shot(group, subject, image, size, seed):
 
 
 def write(
-    directory, *, images=8000, size=64, seed=0, images_per_subject=4, workers=None, progress=lambda done, total: None
-):
+    directory: str | Path, *, images: int = 8000, size: int = 64, seed: int = 0, images_per_subject: int = 4,
+    workers: int | None = None, progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Path:  # fmt: skip
     """Write `images` drawn faces of `size` pixels to a new `directory` in Adience's format, and return its Path.
 
-    Groups are balanced, five folds hold whole subjects, `progress(done, total)` is called as images are finished.
-    `workers` is the number of processes (default: the cores this process may use; 1 draws here, without a pool).
-    The directory appears complete or not at all. Raises InputError when it already holds something or a number is bad.
+    Groups are balanced, and each of the five folds holds whole subjects. workers: the number of processes, by default
+    the cores this process may use; 1 draws without a pool. `progress(done, total)` is called as images are finished.
+    The directory appears complete or not at all. Raises InputError when it already holds something, and when a number
+    is out of range.
     """
-    directory = Path(directory)
-    _check(directory, images, size, seed, images_per_subject, workers)
+    directory, wanted = Path(directory), FaceSettings(VERSION, images, size, seed, images_per_subject)
+    _check(directory, wanted, workers)
     unfinished = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        _write_all(unfinished, images, size, seed, images_per_subject, workers or cores(), progress)
-        settings = _settings(images, size, seed, images_per_subject)
-        (unfinished / "faces.json").write_text(json.dumps(settings, indent=2) + "\n")
+        _write_all(unfinished, wanted, workers or cores(), progress)
+        (unfinished / "faces.json").write_text(json.dumps(asdict(wanted), indent=2) + "\n")
         if directory.is_dir():
-            directory.rmdir()  # empty, or this fails: a rename onto a directory does not work everywhere
+            directory.rmdir()  # it is empty, or this fails; a rename onto a directory does not work on every system
         unfinished.rename(directory)
     except OSError as problem:
         reason = problem.strerror or problem
         raise InputError(
-            f"{directory}: cannot be written ({reason}); choose another directory or make room for it"
+            f"{directory}: cannot be written ({reason}); choose another directory or make room for it."
         ) from problem
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return directory
 
 
-def matches(directory, *, images=8000, size=64, seed=0, images_per_subject=4):
-    """Was `directory` written by this generator, with these settings? False for anything else, missing or foreign."""
+def matches(
+    directory: str | Path, *, images: int = 8000, size: int = 64, seed: int = 0, images_per_subject: int = 4
+) -> bool:
+    """Whether `write` made this directory with these settings; False when it is missing or holds anything else."""
     try:
-        found = json.loads((Path(directory) / "faces.json").read_text())
+        written = json.loads((Path(directory) / "faces.json").read_text())
     except (OSError, ValueError):
         return False
-    return bool(found == _settings(images, size, seed, images_per_subject))
+    return bool(written == asdict(FaceSettings(VERSION, images, size, seed, images_per_subject)))
 
 
-def _settings(images, size, seed, images_per_subject):
-    return {
-        "generator": VERSION,
-        "images": images,
-        "size": size,
-        "seed": seed,
-        "images_per_subject": images_per_subject,
-    }
-
-
-def _check(directory, images, size, seed, images_per_subject, workers):
+def _check(directory: Path, wanted: FaceSettings, workers: int | None) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{directory} already holds something and is never overwritten: name a new directory")
-    if images_per_subject < 1:
-        raise InputError(f"{images_per_subject} images per subject: give 1 or more")
-    least = images_per_subject * len(GROUPS) * FOLDS
-    if images < least:
+        raise InputError(f"{directory} already holds something and is never overwritten: name a new directory.")
+    each = wanted.images_per_subject
+    if each < 1:
+        raise InputError(f"{each} images per subject: give 1 or more.")
+    least = each * len(GROUPS) * FOLDS
+    if wanted.images < least:
         raise InputError(
-            f"{images} images cannot fill eight age groups in five folds with {images_per_subject} per subject: "
-            f"ask for {least} or more"
+            f"{wanted.images} images cannot fill eight groups in five folds with {each} per subject: "
+            f"ask for {least} or more."
         )
     if workers is not None and workers < 1:
-        raise InputError(f"{workers} workers: give 1 or more")
-    if not 16 <= size <= 2048:
-        raise InputError(f"a size of {size} pixels: give one from 16 to 2048")
-    if seed < 0:
-        raise InputError(f"a seed of {seed}: give 0 or more")
+        raise InputError(f"{workers} workers: give 1 or more.")
+    if not 16 <= wanted.size <= 2048:
+        raise InputError(f"a size of {wanted.size} pixels: give one from 16 to 2048.")
+    if wanted.seed < 0:
+        raise InputError(f"a seed of {wanted.seed}: give 0 or more.")
 
 
-def _write_all(directory, images, size, seed, images_per_subject, workers, progress):
-    subjects = -(-images // images_per_subject)
+def _write_all(directory: Path, wanted: FaceSettings, workers: int, progress: Callable[[int, int], object]) -> None:
+    subjects = -(-wanted.images // wanted.images_per_subject)
     jobs = [range(s, min(s + SUBJECTS_PER_JOB, subjects)) for s in range(0, subjects, SUBJECTS_PER_JOB)]
-    job = partial(_write_subjects, str(directory), images, size, seed, images_per_subject)
-    rows = {}
+    job = partial(_write_subjects, directory, wanted)
+    rows: dict[int, list[tuple[int, Row]]] = {}
 
-    def finished(first, result):
+    def finished(first: int, result: list[tuple[int, Row]]) -> None:
         rows[first] = result
-        progress(sum(map(len, rows.values())), images)
+        progress(sum(map(len, rows.values())), wanted.images)
 
     if workers == 1 or len(jobs) == 1:
-        for subjects_ in jobs:
-            finished(subjects_.start, job(subjects_))
+        for some in jobs:
+            finished(some.start, job(some))
     else:
         _in_processes(job, jobs, min(workers, len(jobs)), finished)
     ordered = [row for first in sorted(rows) for row in rows[first]]
@@ -133,8 +150,8 @@ def _write_all(directory, images, size, seed, images_per_subject, workers, progr
         (directory / f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
 
 
-def _in_processes(job, jobs, workers, finished):
-    # Ctrl-C reaches the whole process group: the workers leave it to this process, which drops what is not yet begun.
+def _in_processes(job: Callable[[range], Any], jobs: list[range], workers: int, finished: Finished) -> None:
+    # Ctrl-C reaches all processes: the workers ignore it, and this process cancels the jobs that have not begun.
     pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
         pending = {pool.submit(job, subjects): subjects.start for subjects in jobs}
@@ -145,7 +162,7 @@ def _in_processes(job, jobs, workers, finished):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_subjects(directory, images, size, seed, images_per_subject, subjects):
+def _write_subjects(directory: Path, wanted: FaceSettings, subjects: range) -> list[tuple[int, Row]]:
     """Draw and write the images of some subjects; return (fold, row of the fold file) for each image."""
     from PIL import Image
 
@@ -154,24 +171,25 @@ def _write_subjects(directory, images, size, seed, images_per_subject, subjects)
         family, group = divmod(subject, len(GROUPS))  # eight faces share an album, as faces of one owner do in Adience
         fold = family % FOLDS
         user, face = f"{10_000_000 + family}@N{fold:02d}", subject + 1
-        album = Path(directory) / "aligned" / user
+        album = directory / "aligned" / user
         album.mkdir(parents=True, exist_ok=True)
-        for number in range(min(images_per_subject, images - subject * images_per_subject)):
-            pixels, how = _shot(group, subject, number, size, seed)
+        each, size = wanted.images_per_subject, wanted.size
+        for number in range(min(each, wanted.images - subject * each)):
+            pixels, how = _image_and_pose(group, subject, number, size, wanted.seed)
             name = f"{subject:06d}_{number:03d}_o.jpg"
             path = album / f"landmark_aligned_face.{face}.{name}"
             Image.fromarray(pixels).save(path, quality=95, subsampling=0)
-            tilt, turn = 5 * round(how.tilt / 5), 15 * round(how.turn / 15)  # the steps in which Adience gives them
+            tilt, turn = 5 * round(how.tilt / 5), 15 * round(how.turn / 15)  # Adience's files have multiples of these
             rows.append((fold, (user, name, face, GROUPS[group], "u", 0, 0, size, size, tilt, turn, 100)))
     return rows
 
 
-def main(arguments=None):
-    """The command: exit status 0, 2 for a user's mistake, 130 for Ctrl-C."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is 0, 2 for a user's mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m minisatm.data.faces",
         description="Draw a stand-in for Adience: faces of eight age groups in five subject-disjoint folds, written in "
-        "Adience's own format, so that everything that reads Adience reads them. The same seed gives the same bytes.",
+        "Adience's format, so that a program that reads Adience reads them. The same seed gives the same bytes.",
         epilog="example: python -m minisatm.data.faces faces64 --images 8000 --size 64",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -182,10 +200,8 @@ def main(arguments=None):
     parser.add_argument("--images-per-subject", type=int, default=4, help="how many images of each person")
     options = vars(parser.parse_args(arguments))
     try:
-        from tqdm import tqdm
-
-        with tqdm(total=options["images"], unit="face", file=sys.stderr) as bar:
-            write(progress=lambda done, total: bar.update(done - bar.n), **options)
+        with bar(options["images"], "faces", "face") as shown:
+            write(progress=lambda done, total: shown.update(done - shown.n), **options)
     except InputError as problem:
         return tell(problem)
     except KeyboardInterrupt:

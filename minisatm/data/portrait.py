@@ -1,29 +1,38 @@
 """A drawn face whose shape, wrinkles, hair line and grey grow with age: one image of one invented person."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+Array = np.ndarray[Any, Any]
+Cue = Callable[..., float]  # cue(spread=1): the person's age with new noise, 0 to 1
 GROUPS = 8
-AGE_SPREAD = 0.35  # of a group's width: neighbours nearly touch, as photographs of people do
-CUE_NOISE = 0.03  # every sign of age sees the age through noise of its own, so that groups overlap
-SUPERSAMPLE = 2
+AGE_SPREAD = 0.35  # of a group's width, up and down: the ages of two neighbouring groups nearly touch
+CUE_NOISE = 0.03  # each sign of age (wrinkles, grey hair ...) gets noise of its own, so that groups overlap
+SUPERSAMPLE = 2  # drawn at twice the size and averaged, so that edges are smooth
 
 SKINS = np.array([[240, 204, 180], [224, 178, 144], [198, 148, 112], [158, 110, 80], [112, 78, 58]], float)
 HAIRS = np.array([[32, 26, 22], [74, 48, 30], [120, 82, 48], [198, 160, 96], [142, 72, 38]], float)
 EYES = np.array([[66, 42, 26], [92, 66, 36], [72, 104, 128], [78, 100, 66]], float)
+EYE_WHITE, PUPIL, GLINT, TEETH, FRAME = np.array(
+    [[242, 240, 236], [14, 12, 12], [250, 250, 250], [232, 226, 216], [40, 38, 42]]
+)
 
 
-def _curve(n, start=0.0, stop=360.0):
-    """(n, 2) points of the unit circle, degrees clockwise from the right as Pillow counts them."""
+def _curve(n: int, start: float = 0.0, stop: float = 360.0) -> Array:
+    """Return n points (n, 2) of the unit circle; degrees go clockwise from the right, as in Pillow."""
     t = np.radians(np.linspace(start, stop, n))
     return np.stack([np.cos(t), np.sin(t)], axis=1)
 
 
 CIRCLE = _curve(28)[:-1]
 OUTLINE = _curve(44)[:-1]
-CAP = _curve(24, 187, 353)  # over the top, from temple to temple
+CAP = _curve(24, 187, 353)  # over the top of the head, from temple to temple
 HAIR_LINE = np.stack([np.linspace(0.97, -0.97, 15), np.zeros(15)], axis=1)
 HALF_CIRCLE = _curve(12, 180, 360)
 BELOW_EYE = _curve(9, 160, 20)
@@ -32,19 +41,19 @@ CHIN = _curve(22, 8, 172)
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in every image of one subject; `age` runs from 0 to 1 over the eight groups."""
+    """What stays the same in every image of one subject; `age` goes from 0 to 1 over the eight groups."""
 
     age: float
-    skin: np.ndarray
-    hair: np.ndarray
-    iris: np.ndarray
-    shirt: np.ndarray
+    skin: Array
+    hair: Array
+    iris: Array
+    shirt: Array
     width: float
     height: float
     eye: float
     mouth: float
     nose: float
-    long_hair: float  # how far it falls, 0 for short
+    long_hair: float  # its length, 0 for short hair
     fringe: float
     beard: bool
     balding: bool
@@ -53,15 +62,15 @@ class Person:
 
 @dataclass(frozen=True)
 class Pose:
-    """How the camera sees one image: tilt and turn in degrees, shift in half sides."""
+    """How the head is held in one image: tilt and turn in degrees, shift in halves of the image's side."""
 
     tilt: float
     turn: float
     shift: tuple[float, float]
 
 
-def person(rng, group):
-    """Draw the person of a subject in age group 0..7 from a NumPy generator."""
+def person(rng: np.random.Generator, group: int) -> Person:
+    """Draw a random person of age group 0..7."""
     age = (group + 0.5 + rng.uniform(-AGE_SPREAD, AGE_SPREAD)) / GROUPS
     woman, adult = rng.random() < 0.5, age > 0.36
     return Person(
@@ -83,46 +92,53 @@ def person(rng, group):
     )
 
 
-def pose(rng):
-    """Draw the pose of one image from a NumPy generator."""
-    return Pose(float(rng.normal(0, 8)), float(rng.normal(0, 9)), tuple(rng.normal(0, 0.06, 2).tolist()))
+def pose(rng: np.random.Generator) -> Pose:
+    """Draw a random pose for one image."""
+    tilt, turn = float(rng.normal(0, 8)), float(rng.normal(0, 9))
+    right, down = rng.normal(0, 0.06, 2).tolist()
+    return Pose(tilt, turn, (right, down))
 
 
 class _Pen:
-    """Draws curves given in face coordinates (the image spans -1 to 1, y down) as the pose shows them."""
+    """A pen whose curves are in face coordinates (-1 to 1 across the image, y down) and that draws them in the pose."""
 
-    def __init__(self, canvas, pose, width, height):
+    def __init__(self, canvas: Image.Image, pose: Pose, width: float, height: float) -> None:
         self.draw, self.scale = ImageDraw.Draw(canvas), canvas.width / 2
         tilt, turn = np.radians(pose.tilt), np.radians(pose.turn)
         rotation = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
         self.matrix, self.origin = self.scale * rotation, self.scale * (1 + np.array(pose.shift))
         self.cos, self.sin, self.w, self.h = np.cos(turn), np.sin(turn), width, height
 
-    def place(self, points, depth):
-        """Image coordinates of points (n, 2), turned on the head's ellipsoid; depth None: not turned with the head."""
+    def place(self, points: Array, depth: float | None) -> list[float]:
+        """Return image coordinates x, y, x, y ...; depth: height above the head (an ellipsoid); None: do not turn."""
         if depth is not None:
             x, y = points[:, 0], points[:, 1]
             z = np.sqrt(np.maximum(1 - (x / self.w) ** 2 - (y / self.h) ** 2, 0.04)) * self.w * 0.8 + depth
             points = np.stack([x * self.cos + z * self.sin, y], axis=1)
-        return (points @ self.matrix + self.origin).ravel().tolist()
+        coordinates: list[float] = (points @ self.matrix + self.origin).ravel().tolist()
+        return coordinates
 
-    def fill(self, points, colour, depth=None):
+    def fill(self, points: Array, colour: Array, depth: float | None = None) -> None:
         self.draw.polygon(self.place(points, depth), fill=_rgb(colour))
 
-    def line(self, points, colour, width, depth=0.0):
+    def line(self, points: Any, colour: Array, width: float, depth: float = 0.0) -> None:
         points = np.asarray(points, float)
         self.draw.line(self.place(points, depth), fill=_rgb(colour), width=max(1, round(width * self.scale)))
 
 
-def _rgb(colour):
-    return tuple([min(255, max(0, int(c))) for c in colour])
+def _rgb(colour: Array) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, int(c))) for c in colour)
+    return red, green, blue
 
 
-def draw(who, how, rng, size=64):
-    """One image of Person `who` in Pose `how`: uint8 (size, size, 3), light, blur and noise drawn from `rng`."""
-    cue = lambda spread=1.0: min(1.0, max(0.0, who.age + CUE_NOISE * spread * rng.standard_normal()))
+def draw(who: Person, how: Pose, rng: np.random.Generator, size: int = 64) -> Array:
+    """Return an image of Person `who` in Pose `how`, uint8 (size, size, 3); light, blur and noise come from `rng`."""
+
+    def cue(spread: float = 1.0) -> float:
+        return min(1.0, max(0.0, who.age + CUE_NOISE * spread * rng.standard_normal()))
+
     canvas = _background(rng, size * SUPERSAMPLE)
-    grow = min(1.0, cue() / 0.45)  # childhood ends: the head grows longer, the eyes smaller and higher
+    grow = min(1.0, cue() / 0.45)  # 1 for an adult: the head is longer, the eyes are smaller and higher
     baby = max(0.0, 1 - cue() / 0.13)
     w = 0.66 - 0.06 * grow + who.width
     h = 0.66 + 0.15 * grow + who.height
@@ -141,8 +157,8 @@ def draw(who, how, rng, size=64):
     return _photograph(canvas, how, w, h, rng, size)
 
 
-def _background(rng, side):
-    """A blurred room: four by four coloured patches stretched over the image, and up to four shapes before them."""
+def _background(rng: np.random.Generator, side: int) -> Image.Image:
+    """Return a blurred room: 4 x 4 coloured patches, enlarged to the image, and up to four shapes in front of them."""
     base = rng.uniform(40, 215, 3)
     patches = np.clip(base + rng.normal(0, 38, (4, 4, 1)) + rng.normal(0, 14, (4, 4, 3)), 0, 255).astype(np.uint8)
     canvas = Image.fromarray(patches).resize((side, side), Image.Resampling.BILINEAR)
@@ -154,7 +170,11 @@ def _background(rng, side):
     return canvas
 
 
-def _head(pen, who, skin, hair, scalp, grow, bald, baby, line, cue):
+def _head(
+    pen: _Pen, who: Person, skin: Array, hair: Array, scalp: Array, grow: float, bald: float, baby: float, line: float,
+    cue: Cue,
+) -> None:  # fmt: skip
+    """Draw long hair, shirt, neck, ears, face, hair and beard; `line` is the height of the hair line."""
     w, h = pen.w, pen.h
     shadow = skin * 0.78
     if who.long_hair:
@@ -189,7 +209,8 @@ def _head(pen, who, skin, hair, scalp, grow, bald, baby, line, cue):
         pen.fill(np.concatenate([outer, inner]), hair * 0.7 + skin * 0.3)
 
 
-def _wrinkles(pen, skin, line, beard, cue, rng):
+def _wrinkles(pen: _Pen, skin: Array, line: float, beard: bool, cue: Cue, rng: np.random.Generator) -> None:
+    """Draw wrinkles on the forehead, beside the mouth and on the chin."""
     w, h = pen.w, pen.h
     thin = 0.016
     for k in range(round(5 * max(0.0, (cue() - 0.4) * 1.8))):
@@ -206,7 +227,9 @@ def _wrinkles(pen, skin, line, beard, cue, rng):
         pen.line(np.array([[-0.2, 0.80], [0, 0.83], [0.2, 0.80]]) * [w, h], skin * (1 - 0.25 * chin), thin)
 
 
-def _nose_and_mouth(pen, who, skin, hair, grow, cue, rng):
+def _nose_and_mouth(
+    pen: _Pen, who: Person, skin: Array, hair: Array, grow: float, cue: Cue, rng: np.random.Generator
+) -> None:
     w, h = pen.w, pen.h
     tip, wide = h * (0.20 + 0.13 * grow), w * (0.10 + 0.07 * grow) * who.nose
     pen.fill(CIRCLE * [wide, 0.055 * h] + [0, tip], skin * 0.93, depth=0.06)
@@ -228,12 +251,13 @@ def _nose_and_mouth(pen, who, skin, hair, grow, cue, rng):
     teeth = rng.random() < 0.25 and bend > 0
     pen.line(between, lips * 0.6, 0.02, depth=0.02)
     if teeth:
-        pen.line(between[2:-2], (232, 226, 216), 0.035, depth=0.02)
+        pen.line(between[2:-2], TEETH, 0.035, depth=0.02)
     if who.beard:
         pen.line(between * [1.25, 1] - [0, thick + 0.05], hair * 0.75 + skin * 0.25, 0.07, depth=0.02)
 
 
-def _eyes(pen, who, skin, brow, grow, cue, rng):
+def _eyes(pen: _Pen, who: Person, skin: Array, brow: Array, grow: float, cue: Cue, rng: np.random.Generator) -> None:
+    """Draw eyes, lids, brows, the small wrinkles beside the eyes, and glasses."""
     w, h = pen.w, pen.h
     y, r = -h * (0.12 * grow - 0.10 * (1 - grow)), 0.104 - 0.040 * grow + who.eye
     gaze, hang = rng.normal(0, 0.25) * r, min(1.0, max(0.0, (cue() - 0.4) * 2))
@@ -242,10 +266,10 @@ def _eyes(pen, who, skin, brow, grow, cue, rng):
         sag = min(1.0, max(0.0, (cue() - 0.4) * 2))
         pen.line(BELOW_EYE * [1.45 * r, (1.7 + sag) * r] + at, skin * (1 - 0.32 * sag), 0.03)
         pen.fill(CIRCLE * [1.6 * r, 1.25 * r] + at, skin * 0.90, depth=0)
-        pen.fill(CIRCLE * [1.4 * r, r] + at, (242, 240, 236), depth=0)
+        pen.fill(CIRCLE * [1.4 * r, r] + at, EYE_WHITE, depth=0)
         pen.fill(CIRCLE * 0.82 * r + at + [gaze, 0], who.iris, depth=0)
-        pen.fill(CIRCLE * 0.42 * r + at + [gaze, 0], (14, 12, 12), depth=0)
-        pen.fill(CIRCLE * 0.20 * r + at + [gaze - 0.3 * r, -0.35 * r], (250, 250, 250), depth=0)
+        pen.fill(CIRCLE * 0.42 * r + at + [gaze, 0], PUPIL, depth=0)
+        pen.fill(CIRCLE * 0.20 * r + at + [gaze - 0.3 * r, -0.35 * r], GLINT, depth=0)
         lid = HALF_CIRCLE * [1.5 * r, (1.02 - 0.35 * hang) * r] + at
         pen.fill(np.concatenate([lid, (HALF_CIRCLE * [1.6 * r, 1.4 * r] + at)[::-1]]), skin * 0.92, depth=0)
         pen.line(lid, skin * 0.42, 0.025)
@@ -257,12 +281,12 @@ def _eyes(pen, who, skin, brow, grow, cue, rng):
     if who.glasses:
         for side in (-1, 1):
             ring = CIRCLE[np.arange(len(CIRCLE) + 1) % len(CIRCLE)] * [0.30 * w, 0.24 * w] + [side * w * 0.45, y]
-            pen.line(ring, (40, 38, 42), 0.025, depth=0.04)
-        pen.line([[-0.16 * w, y], [0.16 * w, y]], (40, 38, 42), 0.03, depth=0.06)
+            pen.line(ring, FRAME, 0.025, depth=0.04)
+        pen.line([[-0.16 * w, y], [0.16 * w, y]], FRAME, 0.03, depth=0.06)
 
 
-def _photograph(canvas, how, w, h, rng, size):
-    """The drawing as a camera sees it: lit from one side, rounded by shade, blurred, noisy."""
+def _photograph(canvas: Image.Image, how: Pose, w: float, h: float, rng: np.random.Generator, size: int) -> Array:
+    """Return the drawing as a photograph: light from one side, shade towards the edge of the head, blur, noise."""
     image = canvas.resize((size, size), Image.Resampling.BOX)
     image = image.filter(ImageFilter.BoxBlur(float(rng.uniform(0.0, 0.8)) * size / 128))
     g = np.linspace(-1, 1, size, dtype=np.float32)
@@ -270,6 +294,6 @@ def _photograph(canvas, how, w, h, rng, size):
     x, y = (g - how.shift[0]) / np.float32(1.15 * w), (g - how.shift[1]) / np.float32(1.15 * h)
     round_ = np.minimum(np.square(x)[None, :] + np.square(y)[:, None], 1.0)
     light = rng.uniform(0.72, 1.2) * (1.06 - 0.24 * round_ * round_ + lx * g[None, :] + ly * g[:, None])
-    pixels = np.asarray(image, np.float32) * light[:, :, None].astype(np.float32)
+    pixels: Array = np.asarray(image, np.float32) * light[:, :, None].astype(np.float32)
     pixels += rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(2, 8))
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)

@@ -1,8 +1,6 @@
-"""Published networks as their own libraries build them: random weights, their file formats, and what they compute.
+"""Networks built by their own libraries with random weights, saved in those libraries' formats, compared with ours.
 
-keras.applications and torchvision build their own. keras-vggface needs TensorFlow, so its two networks are written here
-from its published source (keras_vggface/models.py), for Keras 3. Its real files cannot be had: that the names and the
-layout in them are these is only what that source says.
+keras.applications and torchvision build their own networks; vggface.py builds those of keras-vggface.
 """
 
 import itertools
@@ -24,7 +22,6 @@ try:
 except RuntimeError:  # its compiled operators are missing; its networks are plain Python, only this module wants them
     sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
     import torchvision
-from keras import layers
 from keras.src.backend.common import dtypes
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from torch.nn import functional as F
@@ -35,15 +32,17 @@ from minisatm.models.files import definition_of
 from weights_convert.convert import arrange, convert, plan_of
 from weights_convert.readers import read
 
+from . import vggface
+
 torch.set_num_threads(1)  # PyTorch's threads and NumPy's wait for each other
 VERSIONS = f"Keras {keras.__version__} on PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A file that somebody could have published: whose, which network, in which format, its input's side.
+    """A file that could have been published: source, network, format, and its input's side.
 
-    own: another size needs a file of its own (dense layers see what is left of the image). other: that other size.
+    other: another size to compare at. own: that size needs a file of its own, since the dense layers depend on it.
     """
 
     source: str
@@ -55,7 +54,7 @@ class Case:
 
     @property
     def model(self):
-        """What --model calls it."""
+        """The network's --model."""
         return self.network.removesuffix("_bn").removesuffix(" notop")
 
     def __str__(self):
@@ -85,7 +84,7 @@ CASES = (
 
 
 def draw(name, shape, fan_in, rng):
-    """Random float32 weights in which a swapped or ignored one shows, by the last word of their name."""
+    """Random float32 weights, such that swapped or ignored ones change the result; name: the last word of theirs."""
     if name in ("gamma", "moving_variance"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if name in ("beta", "moving_mean", "bias"):
@@ -94,7 +93,7 @@ def draw(name, shape, fan_in, rng):
 
 
 def gain(name, image):
-    """Kernels smaller than He's: of the first layer where it sees 0..255, and before each sum of a residual network."""
+    """A factor for He's kernels: below 1 in a first layer that sees 0..255, and before the sum of a residual block."""
     if image:
         return 1 / 64
     return 0.3 if any(word in name for word in ("_3_conv", "increase", ".conv3.", "block")) else 1.0
@@ -146,7 +145,7 @@ class KerasPeer:
         self.net.set_weights(self.values)
 
     def save(self, path, *, stepped=False):
-        """stepped: with the running statistics of a step in train mode, in float64."""
+        """Write the file; stepped: with the running statistics after a step in train mode, in float64."""
         net = self.net if stepped else self.published
         if self.case.format == ".weights.h5":
             net.save_weights(path)
@@ -156,7 +155,7 @@ class KerasPeer:
             with h5py.File(path, "w") as file:
                 save_weights_to_hdf5_group(file, net)
         else:
-            save_as_keras_2(net, path)
+            vggface.save_as_keras_2(net, path)
 
 
 class TorchPeer:
@@ -216,7 +215,7 @@ def peer(case, size, seed=0):
 def float64():
     """A block in which Keras computes in float64: inputs, layers, and what its promotion table rounds to float32.
 
-    Batch norm and means go through that table; this is its entry for TensorFlow.
+    Batch norm and means use that table; the value here is the one that it has for TensorFlow.
     """
     rounded = dtypes.BIT64_TO_BIT32_DTYPE["float64"]
     keras.config.set_floatx("float64")
@@ -233,7 +232,7 @@ def float64():
 def build_keras(case, size):
     shape = (size, size, 3)
     if case.source == VGGFACE:
-        return {"vgg16": vggface_vgg16, "resnet50": vggface_resnet50}[case.network](shape)
+        return {"vgg16": vggface.vgg16, "resnet50": vggface.resnet50}[case.network](shape)
     name = {"vgg16": "VGG16", "resnet50": "ResNet50", "resnet101": "ResNet101", "inception_v3": "InceptionV3",
             "inception_resnet_v2": "InceptionResNetV2"}[case.model]  # fmt: skip
     top = dict(classifier_activation=None)
@@ -242,73 +241,18 @@ def build_keras(case, size):
     return getattr(keras.applications, name)(weights=None, input_shape=shape, **top)
 
 
-# --- keras-vggface ------------------------------------------------------------------------------------------------
-# Keras 3 forbids a slash in a layer's name: it is two underscores here, and a slash in the file.
-
-
-def vggface_vgg16(shape):
-    x = image = layers.Input(shape)
-    for block, (filters, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], 1):
-        for i in range(1, count + 1):
-            x = layers.Conv2D(filters, (3, 3), activation="relu", padding="same", name=f"conv{block}_{i}")(x)
-        x = layers.MaxPooling2D((2, 2), strides=(2, 2), name=f"pool{block}")(x)
-    x = layers.Flatten(name="flatten")(x)
-    for name in ("fc6", "fc7"):
-        x = layers.Activation("relu", name=f"{name}__relu")(layers.Dense(4096, name=name)(x))
-    return keras.Model(image, layers.Dense(2622, name="fc8")(x))
-
-
-def vggface_resnet50(shape):
-    def conv_norm(x, filters, kernel, name, **settings):
-        x = layers.Conv2D(filters, kernel, use_bias=False, name=name, **settings)(x)
-        return layers.BatchNormalization(name=f"{name}__bn")(x)
-
-    def block(x, filters, name, strides=None):
-        shortcut, first = x, dict(strides=strides) if strides else {}
-        y = layers.Activation("relu")(conv_norm(x, filters, 1, f"{name}_1x1_reduce", **first))
-        y = layers.Activation("relu")(conv_norm(y, filters, 3, f"{name}_3x3", padding="same"))
-        y = conv_norm(y, 4 * filters, 1, f"{name}_1x1_increase")
-        if strides:
-            shortcut = conv_norm(x, 4 * filters, 1, f"{name}_1x1_proj", **first)
-        return layers.Activation("relu")(layers.add([y, shortcut]))
-
-    image = layers.Input(shape)
-    x = layers.Activation("relu")(conv_norm(image, 64, 7, "conv1__7x7_s2", strides=2, padding="same"))
-    x = layers.MaxPooling2D((3, 3), strides=(2, 2))(x)
-    for stage, (filters, count) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)], 2):
-        for i in range(1, count + 1):
-            strides = None if i > 1 else 1 if stage == 2 else 2
-            x = block(x, filters, f"conv{stage}_{i}", strides)
-    x = layers.Flatten(name="flatten")(layers.AveragePooling2D((7, 7), name="avg_pool")(x))
-    return keras.Model(image, layers.Dense(8631, name="classifier")(x))
-
-
-def save_as_keras_2(net, path):
-    """The .h5 file of save_weights in Keras 2: a group a layer, and in it data sets like "conv1/7x7_s2/bn/gamma:0"."""
-    real = lambda name: name.replace("__", "/")
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [real(layer.name).encode() for layer in net.layers]
-        file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.1.1"
-        for layer in net.layers:
-            group = file.require_group(real(layer.name))
-            names = [f"{real(v.path)}:0".encode() for v in layer.weights]
-            group.attrs["weight_names"] = names
-            for name, v in zip(names, layer.weights):
-                group.create_dataset(name.decode(), data=keras.ops.convert_to_numpy(v))
-
-
 # --- comparison ---------------------------------------------------------------------------------------------------
 
 
 def published(case, folder, size):
-    """(the peer, our file) of a file made at this size; --size where its shapes tell that this is not the true one."""
+    """(the peer, our file) of a file made at this size; converted with --size where its shapes depend on the size."""
     theirs = peer(case, size)
     ending = case.format.replace("old ", "").split()[-1]
     path, out = folder / f"{case.source}{ending}", folder / "ours.h5"
     theirs.save(path)
     other = size if case.own and size != case.size else None
     lines = convert(path, out, model=case.model, source=case.source, size=other)
-    left = [line for line in lines if "left as it is" in line]
+    left = [line for line in lines if "left at its random start" in line]
     drawn = [line for line in lines if "drawn at random" in line]
     assert not left and len(drawn) == (2 if case.network.endswith("notop") else 0), left + drawn
     return theirs, out

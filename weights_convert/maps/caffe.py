@@ -1,4 +1,4 @@
-"""Caffe: blobs by layer and number (weight 0, bias 1); (out, in, h, w), BGR, images flattened channels first."""
+"""Caffe: arrays by layer and number (weight 0, bias 1); (out, in, h, w), BGR, images flattened channels first."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import lenet
-from .entry import VGG_CONVS, Map, Pair, caffe_input
+from .entry import VGG_CONVS, Map, Pair, caffe_input, caffe_layer
 
 VGG_FACE_MEAN = (93.5940, 104.7624, 129.1863)
 
 
 def vgg_face(network: Any) -> Iterator[Pair]:
     for name in VGG_CONVS:
-        yield from (Pair(f"{name}.weight", f"{name}/0", "OIHW->HWIO"), Pair(f"{name}.bias", f"{name}/1"))
+        yield from caffe_layer(name, "OIHW->HWIO")
     side = network.definition["size"] // 32
-    chw = (network.fc6.weight.shape[0] // side**2, side, side)
-    yield from (Pair("fc6.weight", "fc6/0", "O(CHW)->(HWC)O", chw), Pair("fc6.bias", "fc6/1"))
+    yield from caffe_layer("fc6", "O(CHW)->(HWC)O", (network.fc6.weight.shape[0] // side**2, side, side))
     for name in ("fc7", "fc8"):
-        yield from (Pair(f"{name}.weight", f"{name}/0", "OI->IO"), Pair(f"{name}.bias", f"{name}/1"))
+        yield from caffe_layer(name, "OI->IO")
 
 
 MAPS = (

@@ -1,4 +1,4 @@
-"""The CIFAR ResNet20 of akamaster's pytorch_resnet_cifar10: torchvision's layout under its own names."""
+"""The CIFAR ResNet20 of akamaster's pytorch_resnet_cifar10: torchvision's names, but "linear" for the last layer."""
 
 from __future__ import annotations
 

@@ -1,21 +1,23 @@
-"""What a map is, and the parts that several sources have in common."""
+"""What a map is, and what several sources have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from minisatm.models import Network
-
 KERAS_NORM = ("gamma", "beta", "moving_mean", "moving_variance")  # our gamma, beta, mean and var
 TORCH_NORM = ("weight", "bias", "running_mean", "running_var")
-COUNTS = r".*num_batches_tracked"  # PyTorch's, which no network needs
-CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red of 0..255, as the first networks for ImageNet took off
+COUNTS = r".*num_batches_tracked"  # PyTorch counts batches; no network needs the number
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red in 0..255: the mean of ImageNet in Caffe's networks
 
 
 class Pair(NamedTuple):
-    """Our weight, its name in the source, and how it lies there; of flattened images also their (C, H, W)."""
+    """Our weight, its name in the source, and the change of layout.
+
+    layout: same, OIHW->HWIO (convolution), OI->IO (dense layer) or O(CHW)->(HWC)O (dense layer on a flattened image,
+    whose (C, H, W) is chw).
+    """
 
     ours: str
     theirs: str
@@ -25,13 +27,13 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Map:
-    """A source's files for one network.
+    """A name map: how a source's files for one network become our weights.
 
-    variant: fields of the definition for models.build. pairs: of a network that was built so. ignored: patterns of
-    source tensors that have no place in it. files: public names, with their sizes. order: for Keras 3 files, which know
-    layers by class and number only, the names of the layers as the model lists them. top: the last layer's weight and
-    bias in the source; head: our layers before it that a file without its top lacks as well. tried: on the published
-    file itself; compared: with whose networks, on files that they wrote.
+    variant: the fields of the definition that models.build needs to build the source's graph. pairs: a function from a
+    network built so to its Pairs. ignored: patterns of tensors that our network does not need. files: public names and
+    sizes. order: the names of the layers in the model's order, for Keras 3 files, which only number them. top: weight
+    and bias of the last layer in the source; head: our other layers that are missing in a file without top ("notop").
+    tried: tested on the published file. compared: the library whose networks and files the map was compared with.
     """
 
     source: str
@@ -39,10 +41,10 @@ class Map:
     size: int
     classes: int
     variant: dict[str, Any]
-    pairs: Callable[[Network], Sequence[tuple[Any, ...]]]
+    pairs: Callable[[Any], Iterable[Pair]]
     files: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
-    order: Callable[[Network], Sequence[str]] | None = None
+    order: Callable[[Any], Sequence[str]] | None = None
     tried: bool = False
     compared: str = ""
     channels: int = 3
@@ -51,18 +53,28 @@ class Map:
 
 
 def caffe_input(mean: Sequence[float]) -> dict[str, Any]:
-    """BGR pixels of 0..255 less their mean, in our pixels of 0..1."""
+    """Return the fields for networks that take BGR pixels of 0..255 less a mean; ours are 0..1."""
     return dict(bgr=True, mean=tuple(m / 255 for m in mean), std=(1 / 255,) * 3)
 
 
+def keras_layer(ours: str, theirs: str) -> Iterator[Pair]:
+    """Yield the pairs of a Keras layer's kernel and bias, which have our layout."""
+    yield from (Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias"))
+
+
+def caffe_layer(name: str, layout: str, chw: tuple[int, int, int] | None = None) -> Iterator[Pair]:
+    """Yield the pairs of a Caffe layer's two arrays, where it has our name."""
+    yield from (Pair(f"{name}.weight", f"{name}/0", layout, chw), Pair(f"{name}.bias", f"{name}/1"))
+
+
 def norm(ours: str, theirs: str, words: Sequence[str]) -> Iterator[Pair]:
-    """gamma, beta, mean and var of a batch norm; words: what the source calls these four."""
+    """Yield the pairs of a batch norm's gamma, beta, mean and var; words: the source's names of these four."""
     for name, word in zip(("gamma", "beta", "mean", "var"), words):
         yield Pair(f"{ours}.{name}", f"{theirs}{word}")
 
 
 def blocks(network: Any) -> Iterator[tuple[int, int, str, Any]]:
-    """(stage, number, our name, block) of each residual block, counted from one and from zero."""
+    """Yield (stage from 1, number from 0, our name, block) of each residual block."""
     for stage in range(1, len(network.d.blocks) + 1):
         for i, block in enumerate(getattr(network, f"stage{stage}")):
             yield stage, i, f"stage{stage}.{i}", block

@@ -1,4 +1,4 @@
-"""The Inception networks of keras.applications and torchvision: both make their layers in the order of ours."""
+"""The Inception networks of keras.applications and torchvision, whose layers are created in the order of ours."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from minisatm.layers import ConvNorm
 
-from .entry import KERAS_NORM, TORCH_NORM, Pair, norm
+from .entry import KERAS_NORM, TORCH_NORM, Pair, keras_layer, norm
 
-# Both sources scale pixels to -1 .. 1; torchvision by transform_input, which undoes ImageNet's mean and std first.
+# Both sources scale pixels to -1 .. 1; torchvision's transform_input takes ImageNet's mean and std back first.
 INPUT = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
 KERAS = dict(bn_scale=False, eps=1e-3, momentum=0.01, unbiased=False, count_padding=False, **INPUT)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -42,32 +42,30 @@ TORCHVISION = [
 ]
 
 
-def keras_inception_v3(network: Any) -> list[tuple[str, str, str]]:
-    """Layers without names of their own, numbered as they were made: conv2d, conv2d_1 ... conv2d_93.
+def keras_inception_v3(network: Any) -> list[Pair]:
+    """Keras numbers these unnamed layers in the order of their creation: conv2d, conv2d_1 ... conv2d_93.
 
-    The published .h5 files are of Keras 2, which counted from one: conv2d_1 ... conv2d_94, and so the batch norms.
+    The published .h5 files are of Keras 2, which counted from one: conv2d_1 ... conv2d_94, and the batch norms alike.
     """
-    numbers = {ours: (_nth("conv2d", k), _nth("batch_normalization", k)) for k, ours in enumerate(_convs(network))}
-    return [*_keras(network, numbers), *_predictions()]
+    return [*_keras(network, _numbered(_convs(network))), *keras_layer("fc", "predictions")]
 
 
-def keras_inception_resnet_v2(network: Any) -> list[tuple[str, str, str]]:
+def keras_inception_resnet_v2(network: Any) -> list[Pair]:
     """The same for convolutions with batch norm (conv2d ... conv2d_202, counted from one in the published files).
 
-    Those that lead back into the shortcut are block35_1_conv ... block8_10_conv, and the last one is conv_7b.
+    A convolution at a block's end, which is added to the shortcut, is block35_1_conv ... block8_10_conv. The last
+    convolution of the network is conv_7b.
     """
     *convs, last = _convs(network)
-    numbers = {ours: (_nth("conv2d", k), _nth("batch_normalization", k)) for k, ours in enumerate(convs)}
-    pairs = list(_keras(network, {**numbers, last: ("conv_7b", "conv_7b_bn")}))
+    pairs = list(_keras(network, {**_numbered(convs), last: ("conv_7b", "conv_7b_bn")}))
     for side in (35, 17, 8):
         for i, block in enumerate(getattr(network, f"stage{side}")):
             if hasattr(block, "up"):
-                ours, theirs = f"stage{side}.{i}.up", f"block{side}_{i}_conv"
-                pairs += [Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias")]
-    return [*pairs, *_predictions()]
+                pairs += keras_layer(f"stage{side}.{i}.up", f"block{side}_{i}_conv")
+    return [*pairs, *keras_layer("fc", "predictions")]
 
 
-def torchvision_inception_v3(network: Any) -> list[tuple[str, str, str]]:
+def torchvision_inception_v3(network: Any) -> list[Pair]:
     pairs = []
     for ours, theirs in zip(_convs(network), TORCHVISION, strict=True):
         pairs.append(Pair(f"{ours}.conv.weight", f"{theirs}.conv.weight", "OIHW->HWIO"))
@@ -79,16 +77,14 @@ def _convs(network: Any) -> list[str]:
     return [name for name, module in network.modules() if isinstance(module, ConvNorm)]
 
 
-def _nth(word: str, k: int) -> str:
-    return f"{word}_{k}" if k else word
+def _numbered(convs: list[str]) -> dict[str, tuple[str, str]]:
+    """Return Keras's names of each convolution and its batch norm: conv2d and batch_normalization, then conv2d_1 ..."""
+    ends = ["", *(f"_{k}" for k in range(1, len(convs)))]
+    return {ours: (f"conv2d{end}", f"batch_normalization{end}") for ours, end in zip(convs, ends)}
 
 
 def _keras(network: Any, names: dict[str, tuple[str, str]]) -> Iterator[Pair]:
-    own = network.state()
+    weights = network.state()
     for ours, (conv, bn) in names.items():
         yield Pair(f"{ours}.conv.weight", f"{conv}/kernel")
-        yield from (pair for pair in norm(f"{ours}.bn", f"{bn}/", KERAS_NORM) if pair.ours in own)
-
-
-def _predictions() -> list[Pair]:
-    return [Pair("fc.weight", "predictions/kernel"), Pair("fc.bias", "predictions/bias")]
+        yield from (pair for pair in norm(f"{ours}.bn", f"{bn}/", KERAS_NORM) if pair.ours in weights)

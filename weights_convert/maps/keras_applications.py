@@ -1,23 +1,20 @@
-"""keras.applications: weights by layer and weight name; convolutions and dense layers lie as ours do."""
+"""keras.applications: arrays by layer and word; convolutions and dense layers have our layout."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from . import inception
-from .entry import CAFFE_MEAN, KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, norm
+from .entry import CAFFE_MEAN, KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, keras_layer, norm
 
 RESNET = dict(stride_in="1x1", conv_bias=True, eps=1.001e-5, momentum=0.01, unbiased=False, **caffe_input(CAFFE_MEAN))
 
 
 def vgg16(network: Any) -> Iterator[Pair]:
-    for ours in VGG_CONVS:
-        theirs = f"block{ours[4]}_conv{ours[6]}"
-        yield from (Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias"))
-    for ours, theirs in (("fc6", "fc1"), ("fc7", "fc2"), ("fc8", "predictions")):
-        yield from (Pair(f"{ours}.weight", f"{theirs}/kernel"), Pair(f"{ours}.bias", f"{theirs}/bias"))
+    for ours, theirs in zip((*VGG_CONVS, "fc6", "fc7", "fc8"), vgg16_order(network)):
+        yield from keras_layer(ours, theirs)
 
 
 def vgg16_order(network: Any) -> list[str]:
@@ -31,59 +28,55 @@ def resnet(network: Any) -> Iterator[Pair]:
         for k, name in enumerate(("project", "conv1", "conv2", "conv3")):
             if getattr(block, name) is not None:
                 yield from _conv_norm(f"{ours}.{name}", f"{theirs}_{k}_conv", f"{theirs}_{k}_bn")
-    yield from (Pair("fc.weight", "predictions/kernel"), Pair("fc.bias", "predictions/bias"))
+    yield from keras_layer("fc", "predictions")
 
 
 def _conv_norm(ours: str, conv: str, bn: str) -> Iterator[Pair]:
-    yield from (Pair(f"{ours}.conv.weight", f"{conv}/kernel"), Pair(f"{ours}.conv.bias", f"{conv}/bias"))
+    yield from keras_layer(f"{ours}.conv", conv)
     yield from norm(f"{ours}.bn", f"{bn}/", KERAS_NORM)
 
 
 def resnet_order(network: Any) -> list[str]:
-    """The projection stands before the last convolution, since both are equally far from the end."""
-    found = ["conv1_conv", "conv1_bn"]
+    """Return the layers in the model's order: the projection (0) comes before conv3 (see below)."""
+    order = ["conv1_conv", "conv1_bn"]
     for stage, i, _, block in blocks(network):
         for k in (1, 2, 0, 3) if block.project is not None else (1, 2, 3):
-            found += [f"conv{stage + 1}_block{i + 1}_{k}_conv", f"conv{stage + 1}_block{i + 1}_{k}_bn"]
-    return [*found, "predictions"]
+            order += [f"conv{stage + 1}_block{i + 1}_{k}_conv", f"conv{stage + 1}_block{i + 1}_{k}_bn"]
+    return [*order, "predictions"]
 
 
-def inception_order(pairs: Any, network: Any) -> list[str]:
-    """A block's layers stand by how far they are from its end (conv, norm, relu: three each), then as they were made.
+def inception_order(pairs: Callable[[Any], Iterable[Pair]], network: Any) -> list[str]:
+    """Return the layers in the model's order, by Keras's rule: first those that are farthest from the end of the block.
 
-    Keras sorts a model's layers so.
+    A convolution, its batch norm and its relu count three; layers that are equally far come in order of creation.
     """
-    layer = {p.ours.rpartition(".")[0]: p.theirs.rpartition("/")[0] for p in map(Pair._make, pairs(network))}
-    found: list[str] = []
+    layer = {p.ours.rpartition(".")[0]: p.theirs.rpartition("/")[0] for p in pairs(network)}
+    order: list[str] = []
     for stage in network.plan:
         for i, block in enumerate(getattr(network, stage)):
             ours = f"{stage}.{i}"
             far = _distances(ours, [block], 0)
-            found += [
-                layer[f"{n}.{part}"] for n in sorted(far, key=far.__getitem__, reverse=True) for part in ("conv", "bn")
-            ]
-            found += [layer[f"{ours}.up"]] if hasattr(block, "up") else []
-    return [*found, "predictions"]
+            order += [layer[f"{n}.{part}"] for n in sorted(far, key=lambda n: -far[n]) for part in ("conv", "bn")]
+            order += [layer[f"{ours}.up"]] if hasattr(block, "up") else []
+    return [*order, "predictions"]
 
 
 def _distances(ours: str, layers: list[Any], end: int) -> dict[str, int]:
-    """{convolution: layers from it to the block's end}, in the order of their making; ours: these layers' name."""
-    found: list[dict[str, int]] = []
+    """Return {convolution: layers from it to the block's end}, in order of creation; ours: the name of `layers`."""
+    parts: list[dict[str, int]] = []
     for i, layer in reversed(list(enumerate(layers))):
         name = ours if len(layers) == 1 and "branch" not in ours else f"{ours}.{i}"
         if hasattr(layer, "conv"):
             end += 3
-            found.insert(0, {name: end})
+            parts.insert(0, {name: end})
         elif hasattr(layer, "branches"):
-            own = [
-                _distances(f"{name}.branch{b}", getattr(layer, f"branch{b}"), end + 1)
-                for b in range(1, layer.branches + 1)
-            ]
-            found.insert(0, {n: d for branch in own for n, d in branch.items()})
-            end = max(found[0].values())
+            branches = (_distances(f"{name}.branch{b}", getattr(layer, f"branch{b}"), end + 1)
+                        for b in range(1, layer.branches + 1))  # fmt: skip
+            parts.insert(0, {n: d for branch in branches for n, d in branch.items()})
+            end = max(parts[0].values())
         else:
             end += 1
-    return {n: d for part in found for n, d in part.items()}
+    return {n: d for part in parts for n, d in part.items()}
 
 
 def _files(name: str, size: str, notop: str) -> tuple[tuple[str, str], ...]:

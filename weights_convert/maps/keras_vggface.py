@@ -1,11 +1,11 @@
-"""keras-vggface (rcmalli): VGG16 of 2,622 and ResNet50 of 8,631 celebrities. The real files could not be had."""
+"""keras-vggface (rcmalli): VGG16 of 2,622 and ResNet50 of 8,631 people. The published files were not available."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from .entry import KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, norm
+from .entry import KERAS_NORM, VGG_CONVS, Map, Pair, blocks, caffe_input, keras_layer, norm
 
 VGG_MEAN, RESNET_MEAN = (93.5940, 104.7624, 129.1863), (91.4953, 103.8827, 131.0912)  # its preprocessing 1 and 2
 PLACES = {"conv1": "1x1_reduce", "conv2": "3x3", "conv3": "1x1_increase", "project": "1x1_proj"}
@@ -13,7 +13,7 @@ PLACES = {"conv1": "1x1_reduce", "conv2": "3x3", "conv3": "1x1_increase", "proje
 
 def vgg16(network: Any) -> Iterator[Pair]:
     for name in (*VGG_CONVS, "fc6", "fc7", "fc8"):
-        yield from (Pair(f"{name}.weight", f"{name}/kernel"), Pair(f"{name}.bias", f"{name}/bias"))
+        yield from keras_layer(name, name)
 
 
 def resnet50(network: Any) -> Iterator[Pair]:
@@ -23,7 +23,7 @@ def resnet50(network: Any) -> Iterator[Pair]:
         for name, word in PLACES.items():
             if getattr(block, name) is not None:
                 yield from _conv_norm(f"{ours}.{name}", theirs + word)
-    yield from (Pair("fc.weight", "classifier/kernel"), Pair("fc.bias", "classifier/bias"))
+    yield from keras_layer("fc", "classifier")
 
 
 def _conv_norm(ours: str, theirs: str) -> Iterator[Pair]:

@@ -21,7 +21,7 @@ def dense(ours: str, theirs: str, chw: tuple[int, int, int] | None = None) -> It
 
 
 def vgg16(network: Any) -> Iterator[Pair]:
-    place = 0  # in `features`: a convolution, perhaps its batch norm, a relu; after each block a pool
+    place = 0  # the index in `features`: a convolution, perhaps its batch norm, a relu; after each block a pool
     for ours in VGG_CONVS:
         if ours.endswith("_1") and place:
             place += 1

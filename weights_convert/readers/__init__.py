@@ -1,4 +1,4 @@
-"""Published weight files of other frameworks, read with NumPy and h5py alone: nothing in a file is ever executed."""
+"""Read the weight files of other frameworks with NumPy and h5py alone; no code in a file is ever run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from . import caffe, keras, npz, pytorch, safetensors
 from .checks import Read, damaged, open_zip, shown
 
 KNOWN = "Keras .h5 or .keras, PyTorch .pth, safetensors, .caffemodel, .npz"
-NOT_WEIGHTS = {  # how a file begins: what it is, and what to do about it
+NOT_WEIGHTS = {  # the first bytes: what such a file is, and what to do
     b"version https://git-lfs": "is a Git LFS pointer of {size} bytes: fetch the file itself with git lfs pull.",
     b"\x1f\x8b": "is compressed with gzip: unpack it with gunzip first.",
     b"\x93NUMPY": "is a single array: save all arrays by name, with np.savez.",
-    b"name:": "is the definition of a network for Caffe, without weights: name the .caffemodel.",
-    b"\x80": "is a plain Python pickle, which is not read: save the arrays with torch.save or np.savez instead.",
+    b"name:": "is the definition of a network for Caffe, without weights: give the .caffemodel.",
+    b"\x80": "is a plain Python pickle, which is not read: save the arrays with torch.save or np.savez.",
 }
 
 
 @dataclass(frozen=True)
-class Source:
-    """The tensors of a file under the names, in the order and with the axes that its framework gave them."""
+class WeightFile:
+    """The tensors of a file, with the names, order and axes of the framework that wrote it."""
 
     path: Path
     format: str
@@ -36,14 +36,14 @@ class Source:
     notes: tuple[str, ...]
 
 
-def read(path: str | Path) -> Source:
-    """Read a weight file of any known kind, recognised by its content; the ending of its name says nothing.
+def read(path: str | Path) -> WeightFile:
+    """Read a weight file of any known format, which is recognised by its content and not by the ending of its name.
 
-    An InputError says in one sentence what is wrong and what to do, for anything but a whole file of a known kind.
+    Raises InputError for anything else than a whole file of a known format.
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a directory: name the file of weights in it.")
+        raise InputError(f"{path} is a directory: give the weight file in it.")
     if not path.is_file():
         raise InputError(f"there is no file {path}: check the path.")
     try:
@@ -53,15 +53,16 @@ def read(path: str | Path) -> Source:
     except InputError:
         raise
     except PermissionError as problem:
-        raise InputError(f"{path} may not be read by you: change its permissions.") from problem
-    except Exception as problem:  # on bad bytes a parser raises anything: NumPy, h5py, zipfile and json each their own
+        raise InputError(f"{path} cannot be read (permission denied): change its permissions.") from problem
+    except Exception as problem:  # on bad bytes NumPy, h5py, zipfile and json raise exceptions of many kinds
         raise damaged(path, f"{type(problem).__name__}: {problem}") from problem
     if not tensors:
-        raise InputError(f"{path} ({kind}) holds no weights: name the file with the trained weights.")
-    return Source(path, kind, tensors, sha256, tuple(notes))
+        raise InputError(f"{path} ({kind}) holds no weights: give the file with the trained weights.")
+    return WeightFile(path, kind, tensors, sha256, tuple(notes))
 
 
 def reader_of(path: Path) -> Callable[[Path], Read]:
+    """Return the function that reads this file, by its first bytes."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -72,16 +73,16 @@ def reader_of(path: Path) -> Callable[[Path], Read]:
         return reader_of_zip(path)
     if head.startswith(pytorch.LEGACY_MAGIC):
         return pytorch.read_legacy
-    if head[4:9] == b"\0\0\0\0{":  # a length below 4 GiB, which may begin like anything, and JSON
+    if head[4:9] == b"\0\0\0\0{":  # JSON after its length in 8 bytes; the first 4 can look like any other format
         return safetensors.read
     for magic, problem in NOT_WEIGHTS.items():
         if head.startswith(magic):
             raise InputError(f"{path} {problem.format(size=path.stat().st_size)}")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise InputError(f"{path} is a web page that was saved in place of the file: download the file itself.")
+        raise InputError(f"{path} is a web page, not the file that it links to: download the file itself.")
     if caffe.plausible(head):
         return caffe.read
-    raise InputError(f"{path} is of no known kind or damaged at its start: name a file of {KNOWN}.")
+    raise InputError(f"{path} has no known format, or its start is damaged: give a file of {KNOWN}.")
 
 
 def reader_of_zip(path: Path) -> Callable[[Path], Read]:
@@ -96,4 +97,4 @@ def reader_of_zip(path: Path) -> Callable[[Path], Read]:
     if names and all(name.endswith(".npy") for name in names):
         return npz.read
     some = ", ".join(shown(name) for name in names[:3])
-    raise InputError(f"{path} is a zip archive of something else ({some}): unpack it and name a file of {KNOWN}.")
+    raise InputError(f"{path} is a zip archive of other files ({some}): unpack it and give a file of {KNOWN}.")

@@ -1,6 +1,6 @@
-"""Caffe's .caffemodel: a NetParameter in protocol buffers' wire format, of which a few fields are looked at.
+"""Caffe's .caffemodel: a NetParameter in the wire format of protocol buffers, of which a few fields are read.
 
-The numbers of the fields are those of caffe.proto, in BVLC/caffe.
+The numbers of the fields come from caffe.proto in BVLC/caffe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Span = tuple[int, int]  # where a length-delimited field lies in the file: start
 
 
 def plausible(head: bytes) -> bool:
-    """Whether a file may begin a NetParameter, with its name or a layer: the format has no magic number."""
+    """Return whether these bytes can begin a NetParameter, with a name or a layer: the format has no magic number."""
     return head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06"
 
 
@@ -42,8 +42,8 @@ def read(path: Path) -> Read:
                     add(path, tensors, f"{name}/{i}", array_of(path, f"{name}/{i}", file, blob))
     if layers and not tensors:
         raise InputError(
-            f"{path} has layers without weights (of Caffe's first format, or a network's definition alone): "
-            "convert it with Caffe's upgrade_net_proto_binary, or name the trained .caffemodel."
+            f"{path} has layers without weights (Caffe's first format, or only the definition of a network): "
+            "convert it with Caffe's upgrade_net_proto_binary, or give the trained .caffemodel."
         )
     return "Caffe", tensors, []
 
@@ -79,12 +79,12 @@ def array_of(path: Path, name: str, file: BinaryIO, span: Span) -> np.ndarray:
 
 
 def numbers(file: BinaryIO, value: Any, dtype: str) -> np.ndarray:
-    """A packed run of numbers at its place in the file, or the unpacked ones that fields() has gathered."""
+    """Return the packed numbers at a Span of the file, or the unpacked ones that fields() has collected."""
     if isinstance(value, bytes):
         return np.frombuffer(value, dtype)
     start, end = value
     if (end - start) % np.dtype(dtype).itemsize:
-        raise ValueError("a piece of a number")
+        raise ValueError("half a number at the end")
     file.seek(start)
     return np.fromfile(file, dtype, (end - start) // np.dtype(dtype).itemsize)
 
@@ -99,9 +99,9 @@ def integers(file: BinaryIO, value: Any) -> Iterator[int]:
 
 
 def fields(file: BinaryIO, start: int, end: int, repeated: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:
-    """The fields of the message at start to end: an int, a Span, or the bytes of a number.
+    """Yield (number, value) for each field of a message; value: an int, a Span, or the bytes of a number.
 
-    Unpacked numbers of the repeated fields come joined, many at a time: one by one they would take minutes.
+    Unpacked numbers of the repeated fields are joined, many at a time: one by one they would take minutes.
     """
     at = start
     while at < end:
@@ -127,12 +127,12 @@ def fields(file: BinaryIO, start: int, end: int, repeated: tuple[int, ...] = ())
                 value += more.tobytes()
                 at += len(more) * (1 + width)
         if at > end:
-            raise ValueError(f"field {field} ends {at - end} bytes behind its message")
+            raise ValueError(f"field {field} ends {at - end} bytes after its message")
         yield field, value
 
 
 def following(file: BinaryIO, key: int, width: int, end: int) -> np.ndarray:
-    """The numbers, as (n, width) bytes, that follow at the file's position one by one, each behind the same key."""
+    """Return, as (n, width) bytes, the numbers at the file's position that each follow the same key."""
     count = min(UNPACKED_AT_ONCE, (end - file.tell()) // (1 + width))
     rows = np.frombuffer(file.read(count * (1 + width)), np.uint8).reshape(-1, 1 + width)
     return rows[: np.argmin([*(rows[:, 0] == key), False]), 1:]

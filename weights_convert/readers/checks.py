@@ -1,4 +1,4 @@
-"""What all readers share: the words for damage, the limits on what a file may ask for, and plain NumPy arrays."""
+"""What all readers share: errors for damaged files, limits on the memory that a file can use, plain NumPy arrays."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Read = tuple[str, dict[str, np.ndarray], list[str]]  # format, tensors, notes
 
 GIB = 2**30
 LARGEST = 16 * GIB
-OUT_OF_PROPORTION = 20  # a file's tensors may take this many times its own size: float weights hardly compress
+OUT_OF_PROPORTION = 20  # the tensors may take this many times the file's size: float weights hardly compress
 PLAIN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MOST_DIMS = 8
 MOST_TENSORS = 100_000
 
 
 def shown(text: object) -> str:
-    """A name out of a file, fit for an error message: it may hold line ends, control codes or megabytes."""
+    """Return a name from a file, safe for an error message: it could have line ends, control codes or megabytes."""
     text = str(text)[:200].encode("unicode_escape").decode("ascii")
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -33,7 +33,7 @@ def damaged(path: Path, what: str) -> InputError:
 
 
 class Budget:
-    """The bytes that a file may still ask for; taken before they are allocated."""
+    """The bytes that may still be allocated for a file; take() is called before each allocation."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size = path, path.stat().st_size
@@ -43,48 +43,48 @@ class Budget:
         self.left -= count
         if count < 0 or self.left < 0:
             raise InputError(
-                f"{self.path} of {self.size} bytes asks for more than {OUT_OF_PROPORTION} times as much, or more than "
-                f"{LARGEST // GIB} GiB: it is damaged or made to do harm, so download it from its publisher."
+                f"{self.path} has {self.size} bytes and needs more than {OUT_OF_PROPORTION} times as much memory, or "
+                f"more than {LARGEST // GIB} GiB: it is damaged or made to do harm, so download it from its publisher."
             )
 
 
 def add(path: Path, tensors: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
-    """Put an array under its name as plain, contiguous numbers in this machine's order, half precision widened."""
+    """Store an array under its name, contiguous and in this machine's byte order; float16 becomes float32."""
     if name in tensors:
         raise InputError(f"{path} holds two tensors named {shown(name)}: download or make it again.")
     if len(tensors) >= MOST_TENSORS:
-        raise InputError(f"{path} holds more than {MOST_TENSORS} tensors: name a file of one network's weights.")
+        raise InputError(f"{path} holds more than {MOST_TENSORS} tensors: give a file with one network's weights.")
     if array.dtype.kind not in "fiub":
-        raise InputError(f"{path} holds no numbers in {shown(name)} ({shown(array.dtype)}): name a file of weights.")
+        raise InputError(f"{path} holds no numbers in {shown(name)} ({shown(array.dtype)}): give a weight file.")
     elements(path, name, array.shape)
-    half = array.dtype.kind == "f" and array.dtype.itemsize == 2  # in either order
+    half = array.dtype.kind == "f" and array.dtype.itemsize == 2  # of either byte order
     dtype = np.dtype(np.float32) if half else array.dtype.newbyteorder("=")
     tensors[name] = np.asarray(array, dtype, order="C")
 
 
 def elements(path: Path, name: str, shape: Sequence[Any]) -> int:
-    """How many numbers a shape holds, once it is known to be one."""
+    """Return the number of elements of a shape, after checking that it is a shape."""
     if len(shape) > MOST_DIMS or any(type(n) is not int or n < 0 for n in shape):
         raise damaged(path, f"{shown(name)} has {len(shape)} dimensions, {shown(list(shape[:MOST_DIMS]))}")
     return math.prod(shape)
 
 
 def bfloat16(bits: np.ndarray) -> np.ndarray:
-    """bfloat16, of which NumPy knows nothing, is the upper half of a float32."""
+    """Return bfloat16 numbers, which NumPy does not have, as float32: they are its upper 16 bits."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip archive whose members have names of their own and, unpacked, a size in proportion to the file's."""
+    """Open a zip archive whose members have different names and, unpacked, a size in proportion to the file's."""
     archive = zipfile.ZipFile(path)
     try:
         names = archive.namelist()
         if len(set(names)) != len(names):
-            raise damaged(path, "two members of one name")
+            raise damaged(path, "two members with one name")
         if any(info.compress_type not in PLAIN_ZIP for info in archive.infolist()):
-            raise damaged(path, "a way of packing that no writer of weights uses")  # LZMA asks for any memory it likes
+            raise damaged(path, "a compression that no writer of weights uses")  # LZMA can allocate any memory
         if any(info.header_offset + info.compress_size > path.stat().st_size for info in archive.infolist()):
-            raise damaged(path, "a member that is longer than the archive")  # zipfile would make room for all of it
+            raise damaged(path, "a member that is longer than the archive")  # zipfile would allocate all of it
         Budget(path).take(sum(info.file_size for info in archive.infolist()))
     except InputError:
         archive.close()
@@ -93,7 +93,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """A member's declared bytes, no more; in pieces, since zipfile would hold a large one twice."""
+    """Return a member's declared bytes, no more; read in pieces, since zipfile would hold a large one twice."""
     data = np.empty(info.file_size, np.uint8)
     filled = 0
     with archive.open(info) as member:

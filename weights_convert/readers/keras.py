@@ -16,7 +16,7 @@ from minisatm.errors import InputError
 
 from .checks import Budget, Read, add, bfloat16, damaged, open_zip, shown
 
-HARMLESS_FILTERS = {1, 2, 3, 4, 32000}  # gzip, shuffle, Fletcher's sum, szip, lzf; others load a plug-in, which is code
+SAFE_FILTERS = {1, 2, 3, 4, 32000}  # gzip, shuffle, Fletcher's sum, szip, lzf; others load a plug-in, which is code
 LARGEST_ATTRIBUTE = 2**20  # bytes; HDF5's own limit is 64 KiB
 
 
@@ -26,14 +26,14 @@ def read_h5(path: Path) -> Read:
         if "layer_names" in group.attrs or "layer_names0" in group.attrs:
             return "Keras 2 HDF5", by_layer_names(path, group), []
         if linked(file, "layers") or linked(file, "vars"):
-            return "Keras 3 weights", Keras3(path).read(file, {}), ["Keras 3, whose layers are counted by class"]
+            return "Keras 3 weights", Keras3(path).read(file, {}), ["Keras 3, which numbers the layers of each class"]
         if "minisatm" in str(file.attrs.get("format")):
-            raise InputError(f"{path} is minisatm's own file already: use it as it is.")
+            raise InputError(f"{path} is already a file of minisatm: use it as it is.")
         raise unknown(path, file)
 
 
 def read_archive(path: Path) -> Read:
-    """The .h5 in the zip goes through a temporary file: HDF5 jumps about, which in a zip would be slow."""
+    """Read the .h5 in the zip through a temporary file: HDF5 reads in any order, which is slow inside a zip."""
     notes = []
     with open_zip(path) as archive, tempfile.TemporaryFile() as copy:
         config = json.loads(archive.read("config.json"))["config"]
@@ -52,14 +52,12 @@ def read_archive(path: Path) -> Read:
 
 def unknown(path: Path, file: Any) -> InputError:
     if linked(file, "_layer_checkpoint_dependencies"):
-        return InputError(f"{path} is of Keras 2.13 or older in a format of its own: load and save it there as .h5.")
-    return InputError(f"{path} is an .h5 file, but not of weights that Keras wrote: name one that it did.")
-
-
-# ---- Keras 1 and 2: groups of layers, with the names in attributes
+        return InputError(f"{path} has a format of Keras 2.13 or older that is not read: save it there as .h5.")
+    return InputError(f"{path} is an .h5 file, but not one with weights that Keras wrote: give one that it did.")
 
 
 def by_layer_names(path: Path, group: Any) -> dict[str, np.ndarray]:
+    """Return the tensors of Keras 1 and 2, which have a group for each layer and the names in attributes."""
     tensors: dict[str, np.ndarray] = {}
     budget = Budget(path)
     for layer in strings(group, "layer_names"):
@@ -71,14 +69,14 @@ def by_layer_names(path: Path, group: Any) -> dict[str, np.ndarray]:
 
 
 def short(layer: str, name: str, names: list[str]) -> str:
-    """The last part of conv1/conv1/kernel:0; a model that is a layer has many kernels and keeps its layers' names."""
+    """Return kernel for conv1/conv1/kernel:0; a layer that is a model has many kernels and keeps its layers' names."""
     last = {name.rsplit("/", 1)[-1] for name in names}
     name = name.rsplit("/", 1)[-1] if len(last) == len(names) else name.removeprefix(layer + "/")
     return name.removesuffix(":0")
 
 
 def attribute(group: Any, name: str) -> Any:
-    """An attribute of no unusual size: HDF5 would make room for whatever it claims."""
+    """Return an attribute after checking its size: HDF5 would allocate whatever the file claims."""
     entry = group.attrs.get_id(name)
     if math.prod(entry.shape or ()) * entry.dtype.itemsize > LARGEST_ATTRIBUTE:
         raise ValueError(f"an attribute {name} of {entry.shape} times {entry.dtype.itemsize} bytes")
@@ -86,7 +84,7 @@ def attribute(group: Any, name: str) -> Any:
 
 
 def strings(group: Any, name: str) -> list[str]:
-    """An attribute's strings; a long list is split over name0, name1, ..., since HDF5 limits an attribute to 64 KiB."""
+    """Return an attribute's strings; a long list is split into name0, name1, ..., as HDF5 limits one to 64 KiB."""
     parts = [name] if name in group.attrs else []
     while not parts or parts[0] != name:
         if f"{name}{len(parts)}" not in group.attrs:
@@ -101,30 +99,30 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-# ---- Keras 3: layers/<class>_<how many before it>/vars/<number>, and more layers in a layer
-
-
 class Keras3:
-    """A walk over a model's groups; none may come twice, or a file of a few could keep us for ever."""
+    """A walk over the groups of Keras 3: layers/<class>_<number>/vars/<number>, and layers inside a layer.
+
+    No group may come twice, or a small file could keep the walk going for ever.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.budget, self.seen = path, Budget(path), set[int]()
         self.tensors: dict[str, np.ndarray] = {}
 
     def read(self, file: Any, config: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The variables by their layers' names where the model's config is known, else by class and number."""
-        only = ("vars", "layers") if linked(file, "layers") else None  # beside them lies the optimizer
+        """Return the variables by their layers' names where the model's config is known, else by class and number."""
+        only = ("vars", "layers") if linked(file, "layers") else None  # the optimizer is beside them
         self.layer(file, "", {"config": config}, only)
         return self.tensors
 
     def members(self, group: Any) -> list[str]:
         if not isinstance(group, h5py.Group) or hash(group) in self.seen:
-            raise damaged(self.path, "a group that is none, or comes twice")
+            raise damaged(self.path, "something in place of a group, or a group twice")
         self.seen.add(hash(group))
         return sorted(group, key=natural)
 
     def layer(self, group: Any, name: str, entry: dict[str, Any], only: tuple[str, ...] | None = None) -> None:
-        """All that is in a layer's group; entry: its place in the config."""
+        """Read everything in a layer's group; entry: the layer in the config."""
         for child in self.members(group):
             inner = inside(self.path, group, child)
             if child == "vars":
@@ -135,7 +133,7 @@ class Keras3:
                 self.layer(inner, joined(name, child), {})
 
     def layers(self, group: Any, name: str, entry: dict[str, Any]) -> None:
-        """The layers of a model, in the order of its config where there is one."""
+        """Read the layers of a model, in the order of its config where there is one."""
         entries = by_group(entry.get("config", {}).get("layers", []))
         members = self.members(group)
         unnamed = [member for member in members if member not in entries]
@@ -153,7 +151,7 @@ class Keras3:
 
 
 def by_group(layers: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The entries of a config under the names that their groups have: conv2d, conv2d_1, dense, ..."""
+    """Return the entries of a config by the names of their groups: conv2d, conv2d_1, dense, ..."""
     entries: dict[str, dict[str, Any]] = {}
     counts: dict[str, int] = {}
     for entry in layers:
@@ -164,7 +162,7 @@ def by_group(layers: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def variable_names(entry: dict[str, Any]) -> list[str]:
-    """What the numbered variables of a layer are called: Keras 3 stores them in the order in which it makes them."""
+    """Return the names of a layer's numbered variables: Keras 3 stores them in the order of their creation."""
     kind, config = entry.get("class_name", ""), entry.get("config", {})
     if kind in ("BatchNormalization", "LayerNormalization", "GroupNormalization"):
         names = ["gamma"] * bool(config.get("scale", True)) + ["beta"] * bool(config.get("center", True))
@@ -177,13 +175,13 @@ def variable_names(entry: dict[str, Any]) -> list[str]:
 
 
 def snake_case(class_name: str) -> str:
-    """Conv2D -> conv2d, BatchNormalization -> batch_normalization: by Keras's rule, which decides the groups' names."""
+    """Return conv2d for Conv2D and batch_normalization for BatchNormalization, by Keras's rule for groups' names."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def natural(key: str) -> tuple[str, int]:
-    """A sorting key that puts conv2d_10 behind conv2d_9, and conv2d, the first of them, in front."""
+    """Return a sorting key that puts conv2d_10 after conv2d_9, and conv2d, the first of them, before all."""
     stem, _, number = key.rpartition("_")
     return (stem, int(number)) if number.isdecimal() else (key, 0)
 
@@ -192,16 +190,13 @@ def joined(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
-# ---- HDF5, whose files can point to other files and to plug-ins
-
-
 def linked(group: Any, name: str) -> bool:
-    """Whether the group has the name, without following a link, as `in` would."""
+    """Return whether the group has this name; `in` would follow a link."""
     return group.get(name, getlink=True) is not None
 
 
 def inside(path: Path, group: Any, name: str) -> Any:
-    """What lies under a name in this very file: a link can lead to any file that the user may read."""
+    """Return what a group has under a name, in this same file: a link could lead to any file on the machine."""
     for part in name.split("/"):
         link = group.get(part, getlink=True)
         if link is None:
@@ -218,12 +213,12 @@ def array_of(path: Path, name: str, dataset: Any, budget: Budget) -> np.ndarray:
     if dataset.is_virtual or dataset.external:
         raise InputError(f"{path} keeps {shown(name)} in another file: copy the data into one file.")
     plist = dataset.id.get_create_plist()
-    if not {plist.get_filter(i)[0] for i in range(plist.get_nfilters())} <= HARMLESS_FILTERS:
-        raise InputError(f"{path} packs {shown(name)} with a plug-in of HDF5: save it without, or with gzip.")
+    if not {plist.get_filter(i)[0] for i in range(plist.get_nfilters())} <= SAFE_FILTERS:
+        raise InputError(f"{path} compresses {shown(name)} with a plug-in of HDF5: save it without, or with gzip.")
     dtype = dataset.dtype
     half = dtype.kind == "V" and dtype.itemsize == 2 and dataset.attrs.get("dtype") == "bfloat16"
     if dtype.kind not in "fiub" and not half:
-        raise InputError(f"{path} holds no numbers in {shown(name)} ({shown(dtype)}): name a file of weights.")
+        raise InputError(f"{path} holds no numbers in {shown(name)} ({shown(dtype)}): give a weight file.")
     budget.take(max(dataset.size, math.prod(dataset.chunks or ())) * dtype.itemsize)
     if dataset.size and not dataset.id.get_storage_size():
         raise damaged(path, f"the numbers of {name} were never written")

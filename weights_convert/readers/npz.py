@@ -1,4 +1,4 @@
-"""NumPy's .npz: a zip of .npy files. Arrays of Python objects are pickles and are refused."""
+"""NumPy's .npz: a zip of .npy files. An array of Python objects is a pickle, which is refused."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def read(path: Path) -> Read:
 
 
 def array_of(path: Path, name: str, data: np.ndarray) -> np.ndarray:
-    """The array in the bytes of a .npy file: np.load would allocate what the header asks for before it looks."""
+    """Return the array in the bytes of a .npy file; np.load would allocate the header's shape before checking it."""
     head = io.BytesIO(data[: 2**16].tobytes())
     shape, columns_first, dtype = HEADERS[np.lib.format.read_magic(head)](head)
     if dtype.hasobject:
         raise InputError(f"{path} holds Python objects in {shown(name)}, which are not read: save plain arrays.")
     if elements(path, name, shape) * dtype.itemsize != data.size - head.tell():
-        raise damaged(path, f"{shown(name)} is not of the size its header says")
+        raise damaged(path, f"{shown(name)} does not have the size in its header")
     return np.frombuffer(data, dtype, offset=head.tell()).reshape(shape, order="F" if columns_first else "C")

@@ -1,8 +1,8 @@
-"""Pickles of plain values, read without unpickling.
+"""Read pickles of plain values without Python's pickle.
 
-Python's pickle calls what the file names, and its C code follows the file's counters into huge allocations. Here
-pickletools, which only reads, lists the operations, and the few that dicts, lists, numbers and strings need are
-carried out; what a pickle may name is in a table, and all that can be called is this project's own.
+Python's pickle calls any function that the file names, and can be made to allocate any memory. Here pickletools, which
+only reads, lists the operations, and only those for dicts, lists, numbers and strings are carried out. The names that
+a pickle may use are in a table, and each stands for a function of this project.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 
 
 class Opaque:
-    """A value that no weights are in: an optimiser's counter, a NumPy scalar. It is built on and never looked at."""
+    """A value without weights, such as an optimiser's counter. Whatever the file does to it is ignored."""
 
 
 class Named:
-    """A function or class that a pickle names: call stands in for it and is ours."""
+    """A function or class that a pickle names; call is our function in place of it."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
@@ -32,13 +32,13 @@ PUTS, GETS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", "LON
 
 
 class Machine:
-    """A pickle's stack, marks and memo. name(module, name) answers GLOBAL, persistent(id) answers BINPERSID."""
+    """A pickle's stack, marks and memo. name(module, name) returns a GLOBAL, persistent(id) a BINPERSID."""
 
     def __init__(self, name: Callable[[str, str], Any], persistent: Callable[[Any], Any]) -> None:
         self.name, self.persistent = name, persistent
 
     def load(self, stream: BinaryIO) -> Any:
-        """The value of one pickle; the stream is left behind it. Raises ValueError or IndexError for a broken one."""
+        """Return the value of one pickle and leave the stream after it; ValueError or IndexError if it is broken."""
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -121,12 +121,12 @@ class Machine:
         if isinstance(named, Named) and isinstance(arguments, tuple):
             self.stack.append(named.call(*arguments))
         else:
-            raise ValueError("a call of what is no function")
+            raise ValueError("a call of something that is not a function")
 
     do_NEWOBJ = do_REDUCE
 
     def do_BUILD(self, _: Any) -> None:
-        self.stack.pop()  # attributes, such as a state_dict's _metadata: no weights are in them
+        self.stack.pop()  # attributes, such as a state_dict's _metadata; they hold no weights
 
     def do_BINPERSID(self, _: Any) -> None:
         self.stack.append(self.persistent(self.stack.pop()))
@@ -136,15 +136,15 @@ def append(target: Any, items: list[Any]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, Opaque):
-        raise ValueError("items for what is no list")
+        raise ValueError("items for something that is not a list")
 
 
 def fill(target: Any, items: list[Any]) -> Any:
-    """Put keys and values, in turns, into a dict. Only plain keys: to hash a tuple of tuples can take for ever."""
+    """Put key, value, key, value ... into a dict. Only plain keys: to hash a tuple of tuples can take for ever."""
     if isinstance(target, Opaque):
         return target
     if not isinstance(target, dict) or len(items) % 2:
-        raise ValueError("items for what is no dict")
+        raise ValueError("items for something that is not a dict")
     for key, value in zip(items[::2], items[1::2]):
         if isinstance(key, str | int | float | None):
             if key in target:

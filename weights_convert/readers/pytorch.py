@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints: the zip of 1.6 and later, and the stream of pickles and raw storages before it."""
+"""PyTorch's checkpoints: the zip of PyTorch 1.6 and later, and the older stream of pickles and raw storages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net")
 
 @dataclass(frozen=True)
 class Kind:
-    """The type of a storage's elements, which the pickle names."""
+    """The type of a storage's elements, from its name in the pickle."""
 
     dtype: str
 
@@ -41,7 +41,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Storage:
-    """count elements from start on, of the raw numbers that the file keeps under a key."""
+    """`count` elements from `start` on, of the `whole` elements that the file has under a key."""
 
     key: str
     kind: Kind
@@ -52,7 +52,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor as the pickle describes it, before the numbers are read: offset, size and stride count elements."""
+    """A tensor as the pickle describes it, before its numbers are read; offset, size and stride are in elements."""
 
     storage: Storage
     offset: int
@@ -77,14 +77,14 @@ def read_zip(path: Path) -> Read:
 
 
 def read_legacy(path: Path) -> Read:
-    """Magic number, protocol, the writer's machine, the object, the storages' keys; then the storages themselves."""
+    """Read magic number, protocol, the writer's machine, the object and the storages' keys; then the storages."""
     with path.open("rb") as file:
         head = io.BytesIO(file.read(min(LONGEST_PICKLE, path.stat().st_size)))
         known: dict[str, Storage] = {}
         load = machine(path, known).load
         _, protocol, _, saved, keys = (load(head) for _ in range(5))
         if protocol != 1001:
-            raise InputError(f"{path} is of PyTorch's protocol {shown(protocol)}: save it again with torch.save.")
+            raise InputError(f"{path} has PyTorch's protocol {shown(protocol)}: save it again with torch.save.")
         file.seek(head.tell())
         del head
         raw: dict[str, np.ndarray] = {}
@@ -95,12 +95,12 @@ def read_legacy(path: Path) -> Read:
                 raise damaged(path, f"storage {shown(key)} should have {known[key].whole} elements")
             raw[key] = np.fromfile(file, np.uint8, size)
         if file.read(1):
-            raise damaged(path, "it goes on behind its last storage")
-        return "PyTorch legacy", *tensors_of(path, saved, raw.__getitem__, "<")  # on any machine
+            raise damaged(path, "there are bytes after its last storage")
+        return "PyTorch legacy", *tensors_of(path, saved, raw.__getitem__, "<")  # little-endian from any machine
 
 
 def machine(path: Path, known: dict[str, Storage] | None = None) -> Machine:
-    """A reader of torch.save's pickles; known collects the storages by key."""
+    """Return a reader of torch.save's pickles; known collects the storages by key."""
 
     def name(module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -108,8 +108,8 @@ def machine(path: Path, known: dict[str, Storage] | None = None) -> Machine:
             return NAMES[full]
         whole = full.startswith(("torch.nn.", "torchvision.", "__torch__"))
         raise InputError(
-            f"{path} is {'a whole saved model' if whole else 'no state_dict'} (it asks Python for {shown(full)}) and "
-            "nothing in a file is ever run here: where you trust it, load it with the program that wrote it and "
+            f"{path} is {'a whole saved model' if whole else 'not a state_dict'} (it asks Python for {shown(full)}), "
+            "and no code in a file is run here: if you trust it, load it with the program that wrote it and "
             "torch.save the model.state_dict()."
         )
 
@@ -134,7 +134,7 @@ def machine(path: Path, known: dict[str, Storage] | None = None) -> Machine:
 
 
 def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> View:
-    """torch._utils._rebuild_tensor_v2: a tensor may read its own storage and nothing around it."""
+    """Stand in for torch._utils._rebuild_tensor_v2; a tensor that reaches outside its storage is an error."""
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ValueError("a broken tensor")
     if len(size) != len(stride) or len(size) > MOST_DIMS or not counts(offset, *size, *stride):
@@ -151,12 +151,12 @@ def counts(*values: Any) -> bool:
 
 def parameter(data: Any, *_: Any) -> Any:
     if not isinstance(data, View):
-        raise ValueError("a parameter of no tensor")
+        raise ValueError("a parameter without a tensor")
     return data
 
 
 def ordered(items: Any = ()) -> Any:
-    """collections.OrderedDict; Python 2 gives the items along, as pairs."""
+    """Stand in for collections.OrderedDict; Python 2 passes the items as pairs."""
     return fill({}, [part for key, value in items for part in (key, value)])
 
 
@@ -174,11 +174,11 @@ NAMES: dict[str, Any] = {
 def tensors_of(
     path: Path, saved: Any, raw: Callable[[str], np.ndarray], order: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Tensors and notes; raw(key) gives a storage's bytes, which lie in the order < or >."""
+    """Return tensors and notes; raw(key) returns a storage's bytes, in the byte order < or >."""
     views, notes = state_dict(path, saved)
     if views and all(name.startswith("module.") for name in views):
         views = {name.removeprefix("module."): view for name, view in views.items()}
-        notes.append('the prefix "module." of DataParallel is left out of the names')
+        notes.append('the prefix "module." of DataParallel was removed from the names')
     tensors: dict[str, np.ndarray] = {}
     budget = Budget(path)
     for name, view in views.items():
@@ -187,18 +187,18 @@ def tensors_of(
 
 
 def state_dict(path: Path, saved: Any) -> tuple[dict[str, View], list[str]]:
-    """The tensors by name: saved itself, or the one value in it that holds them."""
+    """Return the tensors by name and a note: from saved itself, or from the one value in it that holds them."""
     if not isinstance(saved, dict):
         raise InputError(f"{path} holds no names: torch.save the model.state_dict() instead.")
     inner = {key: views for key, value in saved.items() if (views := views_in(value))}
     for key in USUAL_KEYS:
         if key in inner:
             return inner[key], [f"taken from {key} of the checkpoint"]
-    if own := views_in(saved):
-        return own, []
+    if views := views_in(saved):
+        return views, []
     if len(inner) > 1:
         some = ", ".join(shown(key) for key in inner)
-        raise InputError(f"{path} holds several sets of tensors ({some}): torch.save the one you mean on its own.")
+        raise InputError(f"{path} holds several sets of tensors ({some}): torch.save the one you want in a new file.")
     return next(((views, [f"taken from {shown(key)} of the checkpoint"]) for key, views in inner.items()), ({}, []))
 
 
@@ -208,7 +208,7 @@ def views_in(value: Any) -> dict[str, View]:
 
 
 def array_of(view: View, raw: np.ndarray, order: str, budget: Budget) -> np.ndarray:
-    """The numbers of a view; rebuild and persistent have checked that it stays inside its storage."""
+    """Return the numbers of a view; rebuild and persistent have checked that it stays inside its storage."""
     kind, storage = view.storage.kind, view.storage
     if raw.size != storage.whole * kind.itemsize:
         raise ValueError(f"storage {storage.key} has {raw.size} bytes")

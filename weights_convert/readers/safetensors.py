@@ -1,4 +1,4 @@
-"""safetensors: the length of a JSON header, the header, and the tensors one after the other."""
+"""safetensors: the length of a JSON header, the header, then the tensors one after the other."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def read(path: Path) -> Read:
         size = path.stat().st_size
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(LONGEST_HEADER, size - 8):
-            raise damaged(path, f"a header of {length} bytes in a file of {size}")
+            raise damaged(path, f"a header of {length} bytes in a file of {size} bytes")
         header = json.loads(file.read(length), object_pairs_hook=once)
         header.pop("__metadata__", None)
-        end = 0  # data lies gapless in the format, so whatever is cut, moved or shared shows here
+        end = 0  # the format has no gaps, so data that is cut, moved or shared is noticed here
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             first, last = entry["data_offsets"]
             if first != end or 8 + length + last > size:
@@ -40,14 +40,14 @@ def read(path: Path) -> Read:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object in which no key comes twice: json would keep the last without a word."""
+    """Return a JSON object in which no key comes twice: json alone would silently keep the last."""
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("two entries of one name")
+        raise ValueError("two entries with one name")
     return dict(pairs)
 
 
 def array_of(path: Path, name: str, file: BinaryIO, entry: dict[str, Any]) -> np.ndarray:
-    """The tensor at the file's position."""
+    """Return the tensor at the file's position."""
     if entry["dtype"] not in DTYPES:
         raise InputError(
             f"{path} holds {shown(name)} as {shown(entry['dtype'])}, which is not read: "
@@ -57,6 +57,6 @@ def array_of(path: Path, name: str, file: BinaryIO, entry: dict[str, Any]) -> np
     shape, (first, last) = entry["shape"], entry["data_offsets"]
     count = elements(path, name, shape)
     if count * dtype.itemsize != last - first:
-        raise damaged(path, f"{shown(name)} is not of the size its header says")
+        raise damaged(path, f"{shown(name)} does not have the size in its header")
     array = np.fromfile(file, dtype, count).reshape(shape)
     return bfloat16(array) if entry["dtype"] == "BF16" else array
