@@ -135,7 +135,7 @@ def blas() -> tuple[str, dict[str, Any] | None]:
     import numpy as np
 
     if importlib.util.find_spec("threadpoolctl"):
-        from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_info
 
         for entry in threadpool_info():
             if entry["user_api"] == "blas":

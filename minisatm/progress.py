@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 def bar(total: int, what: str, unit: str, *, leave: bool = False, **options: Any) -> Any:
     """A bar of tqdm, with its options; it shows nothing where there is no terminal. leave: keep it at the end."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     return tqdm(total=total, desc=what, unit=unit, disable=None, file=sys.stderr, leave=leave, **options)
 

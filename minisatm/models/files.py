@@ -110,7 +110,7 @@ def variant_of(path: str | Path, name: str) -> dict[str, Any]:
 @contextmanager
 def open_h5(path: str | Path) -> Iterator[Any]:
     """An .h5 file open for reading; an InputError with its name if it is missing, damaged or of another kind."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}: check the path.")

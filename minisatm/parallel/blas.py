@@ -41,7 +41,7 @@ class _OneBlasThread:
             self.open += 1
             if self.open == 1:
                 if self.controller is None:
-                    import threadpoolctl  # type: ignore[import-untyped]
+                    import threadpoolctl
 
                     self.controller = threadpoolctl.ThreadpoolController()
                     self.owner = threadpoolctl.OpenBLASController
