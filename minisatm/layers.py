@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import ops
-from .backend import array_module, check, copied_to, kernels, placed
+from .backend import array_module, copied_to, kernels, placed, require
 from .ops.conv import Padding, pair
 from .tape import only
 from .tensor import Tensor, grad
@@ -125,7 +125,7 @@ class Module:
 
     def to(self, backend: str) -> Any:
         """Move weights and buffers to "numpy" or "cupy"; an InputError says why where CuPy cannot be used."""
-        check(backend)
+        require(backend)
         return self._convert(lambda a: placed(a, backend))
 
     def _convert(self, convert: Callable[[Array], Array]) -> Any:

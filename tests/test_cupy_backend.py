@@ -68,7 +68,7 @@ def test_a_step_of_a_thin_pair_is_numpys(cupy, dtype, tolerance, cublas):
     x, y = batch(dtype)
     ours, theirs, rules = pair("cupy", dtype), pair("numpy", dtype), Rules(clip=1.0)
     with cuda_checks.ways(cublas=cublas):
-        losses = backend.numbers(satm.step(ours, backend.placed(x, "cupy"), y, rules, 0))
+        losses = backend.as_floats(satm.step(ours, backend.placed(x, "cupy"), y, rules, 0))
     expected = satm.step(theirs, x, y, rules, 0)
     for name, terms in expected.items():
         assert losses[name] == pytest.approx(terms, rel=tolerance)
@@ -84,7 +84,7 @@ def test_a_step_never_waits_for_the_device(cupy, attack, optimiser):
         losses = satm.step(learners, x, y, Rules(clip=1.0, attack=attack), 0)
     assert list(waits) == []
     with cupy.waiting() as waits:
-        numbers = backend.numbers(losses)
+        numbers = backend.as_floats(losses)
     assert all(np.isfinite(v) for terms in numbers.values() for v in terms.values())
     assert len(waits) == 1 or not cupy.stand_in
 
@@ -125,7 +125,7 @@ def hundred_steps():
     for i in range(100):
         x, y = batch(np.float64, i)
         expected = satm.step(theirs, x, y, rules, i)
-        for name, terms in backend.numbers(satm.step(ours, backend.placed(x, "cupy"), y, rules, i)).items():
+        for name, terms in backend.as_floats(satm.step(ours, backend.placed(x, "cupy"), y, rules, i)).items():
             assert terms == pytest.approx(expected[name], rel=1e-6), f"step {i} of {name}"
 
 
@@ -247,7 +247,7 @@ def test_an_array_that_kernels_cannot_count(cupy, monkeypatch):
     from minisatm.kernels import launch
 
     monkeypatch.setattr(launch, "LARGEST", 23)
-    with pytest.raises(InputError, match="relu: x has 24 elements, more than kernels can count: use a smaller batch"):
+    with pytest.raises(InputError, match="relu: x has 24 elements, more than the kernels can count: use a smaller batch"):
         cuda_checks.ours().relu(*cuda_checks.up(np.ones((4, 6), np.float32)))
 
 

@@ -31,7 +31,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "data": ("faces", "adience", "mnist", "folder"),
     "labels": ("strict", "strict+fix", "mapped"),
     "fold": range(5),
-    "backend": ("numpy", "cupy"),
+    "backend": ("numpy", "plain", "cupy"),
 }
 LIMITS: dict[str, tuple[float, float]] = {
     "width": (1 / 512, 16), "size": (8, 2048), "batch": (1, math.inf), "faces": (1, math.inf), "dropout": (0, 0.99),
