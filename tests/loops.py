@@ -30,14 +30,16 @@ def conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads) -> 
     return out
 
 
-def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> Array:
+def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> tuple[Array, Array]:
+    """The largest pixel of each window, and the number of its tap; of equal pixels the first."""
     out = np.full((len(x), *output_size(x.shape[1:3], kernel, stride, pads, ceil), x.shape[3]), -np.inf, x.dtype)
+    place = np.zeros(out.shape, np.uint8)
     for n, p, q, c in np.ndindex(out.shape):
         for i, j in np.ndindex(*kernel):
             row, column = p * stride[0] + i - pads[0][0], q * stride[1] + j - pads[1][0]
-            if _inside(row, column, x.shape[1:3]):
-                out[n, p, q, c] = max(out[n, p, q, c], x[n, row, column, c])
-    return out
+            if _inside(row, column, x.shape[1:3]) and x[n, row, column, c] > out[n, p, q, c]:
+                out[n, p, q, c], place[n, p, q, c] = x[n, row, column, c], i * kernel[1] + j
+    return out, place
 
 
 def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
