@@ -174,7 +174,7 @@ X, W = np.zeros((1, 5, 5, 3)), np.zeros((3, 3, 3, 2))
         (lambda: ops.linear(np.ones((2, 3)), np.ones((4, 2))), r"got \(2, 3\) and \(4, 2\)"),
         (lambda: ops.matmul(np.ones(3), np.ones((3, 2))), r"matmul takes matrices .* got shapes \(3,\) and \(3, 2\)"),
         (lambda: ops.max_pool(X[0]), r"pooling takes x \(N, H, W, C\), got \(5, 5, 3\)"),
-        (lambda: ops.max_pool(X, kernel=2, padding=2), "is as wide as the window .* some windows would hold no pixel"),
+        (lambda: ops.max_pool(X, kernel=2, padding=2), "is as wide as the window .* some windows would have no pixel"),
         (lambda: ops.avg_pool(X, kernel=6), "a window of 6 does not fit into 5 pixels"),
         (lambda: ops.dropout(X, rate=1.0), r"dropout rate 1.0: it must lie in \[0, 1\)"),
         (lambda: ops.dropout(X, rate=-0.1), "dropout rate -0.1"),
