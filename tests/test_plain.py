@@ -286,8 +286,16 @@ def test_a_courses_own_kernels_are_called_forwards_and_backwards():
     x, w = (Tensor(np.ones(s), requires_grad=True) for s in ((1, 4, 4, 2), (3, 3, 2, 2)))
     with backend.using(module):
         loss = ops.conv2d(x, w, relu=True).sum()
-    grad(loss, [x, w])  # after the block: the gradient of an op takes the kernels that its value came from
+    grad(loss, [x, w])
     assert calls == {"conv2d": 1, "conv2d_gx": 1, "conv2d_gw": 1, "relu_gx": 1}
+
+
+def test_the_gradient_takes_the_kernels_of_the_value():
+    module, calls = counting("relu", "relu_gx")
+    with backend.using(module):
+        value, (vjp,) = ops.relu.raw(np.ones(3))
+    vjp(value)
+    assert calls == {"relu": 1, "relu_gx": 1}
 
 
 def test_an_object_with_kernels_of_its_own():
