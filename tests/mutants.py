@@ -1,5 +1,6 @@
 """The mistakes a person would make, as changes of the source, each with the check that must catch it."""
 
+import contextvars
 import functools
 import types
 from collections.abc import Callable
@@ -319,7 +320,8 @@ SOURCE = [
            test_plain.test_every_plain_kernel_is_the_fast_one),
     Mutant("plain-adam-without-its-correction", f"{PLAIN}:adam_step", "(m / (1 - b1**steps))", "m",
            test_plain.test_every_plain_kernel_is_the_fast_one),
-    Mutant("using-never-ends", "backend:using", "_of_block.reset(token)", "pass", test_plain.test_using_nests_and_ends),
+    Mutant("using-never-ends", "backend:using", "_of_block.reset(token)", "pass",
+           lambda: contextvars.copy_context().run(test_plain.test_using_nests_and_ends)),  # or it would go on here
     Mutant("using-takes-an-object-for-nothing", "backend:kernels", "chosen is None", "not chosen",
            test_plain.test_an_object_with_kernels_of_its_own),
     Mutant("relu-asks-for-its-kernels-again", f"{BASIC}:relu", "k.relu_gx(g, out)", "kernels(g).relu_gx(g, out)",
