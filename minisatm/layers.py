@@ -1,4 +1,4 @@
-"""Layers: modules that own weights (Tensors) and buffers (arrays), built from the ops."""
+"""Layers: modules with weights (Tensors) and buffers (arrays), made of ops."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Any
 import numpy as np
 
 from . import ops
-from .backend import array_module, check, copied_to, kernels, placed
+from .backend import array_module, copied_to, kernels, placed, require
+from .kernels.plain import Pair
 from .ops.conv import Padding, pair
-from .tape import only
+from .tape import Array, only
 from .tensor import Tensor, grad
 
-Array = Any
 Rng = np.random.Generator
 
 
 class Module:
-    """Something with weights, sub-modules and buffers, found by walking its attributes in the order they were set.
+    """The base class of layers and networks: its attributes are weights, buffers and sub-modules, in definition order.
 
-    Tensors are weights; arrays named in `buffer_names` are buffers (state that is saved but not trained).
-    `training` is per module: batch norm and dropout read it.
+    Tensors are weights; arrays named in `buffer_names` are buffers, which are saved but not trained. Each module has
+    its own `training`: batch norm and dropout read it.
     """
 
     buffer_names: tuple[str, ...] = ()
     training = True
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} has no forward pass of its own.")
+        raise NotImplementedError(f"{type(self).__name__} has no forward pass: define its __call__.")
 
     def children(self) -> list[tuple[str, Module]]:
-        """Direct sub-modules by attribute name; those in a list by number."""
-        found: list[tuple[str, Module]] = []
+        """The sub-modules of this module by attribute name; those in a list by name and number."""
+        pairs: list[tuple[str, Module]] = []
         for name, value in vars(self).items():
             if isinstance(value, Module):
-                found.append((name, value))
+                pairs.append((name, value))
             elif isinstance(value, list):
-                found += ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
-        return found
+                pairs += ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
+        return pairs
 
     def modules(self, prefix: str = "") -> list[tuple[str, Module]]:
-        """This module and all below it, with dotted names, in definition order."""
-        found = [(prefix, self)]
+        """This module and all modules below it, with dotted names, in definition order."""
+        pairs = [(prefix, self)]
         for name, child in self.children():
-            found += child.modules(f"{prefix}.{name}" if prefix else name)
-        return found
+            pairs += child.modules(f"{prefix}.{name}" if prefix else name)
+        return pairs
 
     def parameters(self) -> dict[str, Tensor]:
         """{dotted name: Tensor} in definition order."""
@@ -58,7 +58,7 @@ class Module:
         }
 
     def buffers(self) -> dict[str, Array]:
-        """{dotted name: array} of the running statistics, in definition order."""
+        """{dotted name: array} in definition order: the running statistics of batch norm."""
         return {
             f"{path}.{name}" if path else name: getattr(module, name)
             for path, module in self.modules()
@@ -70,10 +70,10 @@ class Module:
         return {**{name: t.data for name, t in self.parameters().items()}, **self.buffers()}
 
     def set_state(self, state: dict[str, Array]) -> None:
-        """Copy in what state() gave; names and shapes must fit exactly (weights.load says readably what does not)."""
+        """Copy in what state() returned; names and shapes must fit exactly."""
         wrong = sorted(state.keys() ^ self.state().keys())
         if wrong:
-            raise ValueError(f"these names are in the state or in the network only: {', '.join(wrong[:5])}.")
+            raise ValueError(f"these names are in only one of state and network: {', '.join(wrong[:5])}.")
         for path, module in self.modules():
             prefix = f"{path}." if path else ""
             for name, value in vars(module).items():
@@ -83,16 +83,18 @@ class Module:
                 setattr(module, name, _fitting(state[prefix + name], getattr(module, name), prefix + name))
 
     def train(self, training: bool = True) -> Any:
+        """Set this module and all below it to train mode (or to eval mode); returns the module."""
         for _, module in self.modules():
             module.training = training
         return self
 
     def eval(self) -> Any:
+        """train(False)."""
         return self.train(False)
 
     @contextmanager
     def mode(self, training: bool) -> Iterator[None]:
-        """Train or eval mode within a block; each module's own mode comes back afterwards."""
+        """Train or eval mode within a block; after it each module has the mode that it had before."""
         before = [(module, module.training) for _, module in self.modules()]
         for module, _ in before:
             module.training = training
@@ -103,18 +105,19 @@ class Module:
                 module.training = was
 
     def logits_and_vjp(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
-        """The logits of a network for the array x, and vjp(g), the gradient of <g, logits> to x, as often as asked."""
+        """The logits of a network for the array x, and vjp(g), the gradient of <g, logits> to x; call it at will."""
         image = Tensor(x, requires_grad=True)
         with only(image):
             logits, _ = self(image)
         return logits.data, lambda g: grad(logits, [image], g, keep=True)[0]
 
     def zero_grad(self) -> None:
+        """Forget the gradients of all weights."""
         for parameter in self.parameters().values():
             parameter.grad = None
 
     def requires_grad(self, value: bool) -> Any:
-        """Freeze (False) or thaw (True) all weights."""
+        """Freeze all weights (False), or let them be trained (True)."""
         for parameter in self.parameters().values():
             parameter.requires_grad = value
         return self
@@ -124,8 +127,11 @@ class Module:
         return self._convert(lambda a: a.astype(dtype))
 
     def to(self, backend: str) -> Any:
-        """Move weights and buffers to "numpy" or "cupy"; an InputError says why where CuPy cannot be used."""
-        check(backend)
+        """Move weights and buffers to the GPU ("cupy") or to main memory ("numpy", "plain").
+
+        Raises InputError with the reason if CuPy cannot be used.
+        """
+        require(backend)
         return self._convert(lambda a: placed(a, backend))
 
     def _convert(self, convert: Callable[[Array], Array]) -> Any:
@@ -145,9 +151,9 @@ def _fitting(new: Array, old: Array, name: str) -> Array:
 
 
 def he_normal(rng: Rng, shape: tuple[int, ...]) -> Tensor:
-    """Weights ~ N(0, 2 / fan_in), fan_in the product of all axes but the last. He et al. 2015."""
+    """Weights drawn from N(0, 2 / fan_in), fan_in the product of all axes but the last. He et al. 2015."""
     fan_in = int(np.prod(shape[:-1]))
-    return Tensor((rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))), requires_grad=True)
+    return Tensor(rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in)), requires_grad=True)
 
 
 def _constant(value: float, size: int) -> Tensor:
@@ -155,20 +161,12 @@ def _constant(value: float, size: int) -> Tensor:
 
 
 class Conv2D(Module):
-    """Convolution, weight (kh, kw, C_in, C_out) and, if asked, bias (C_out,): (N, H, W, C_in) -> (N, P, Q, C_out)."""
+    """Convolution with weight (kh, kw, C_in, C_out) and bias (C_out,) or none: (N, H, W, C_in) -> (N, P, Q, C_out)."""
 
     def __init__(
-        self,
-        channels: int,
-        filters: int,
-        kernel: int | tuple[int, int],
-        *,
-        stride: int = 1,
-        padding: Padding = "same",
-        bias: bool = True,
-        exact: bool = False,
-        rng: Rng,
-    ) -> None:
+        self, channels: int, filters: int, kernel: int | Pair, *, stride: int = 1, padding: Padding = "same",
+        bias: bool = True, exact: bool = False, rng: Rng,
+    ) -> None:  # fmt: skip
         self.weight = he_normal(rng, (*pair(kernel), channels, filters))
         self.bias = _constant(0, filters) if bias else None
         self.stride, self.padding, self.exact = stride, padding, exact
@@ -177,12 +175,12 @@ class Conv2D(Module):
         return self.convolve(x, self.weight, self.bias, relu)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        """This layer's convolution with other weights: those into which batch norm is folded."""
+        """This layer's convolution with other weights: those that include batch norm (see ConvNorm)."""
         return ops.conv2d(x, weight, bias, stride=self.stride, padding=self.padding, relu=relu, exact=self.exact)
 
 
 class Linear(Module):
-    """Dense layer with weight (in, out) and bias (out,): (N, in) -> (N, out). `std`: N(0, std^2) in place of He's."""
+    """Dense layer with weight (in, out) and bias (out,): (N, in) -> (N, out). std: draw weights from N(0, std^2)."""
 
     def __init__(self, inputs: int, outputs: int, *, rng: Rng, std: float | None = None) -> None:
         self.weight = he_normal(rng, (inputs, outputs))
@@ -195,23 +193,18 @@ class Linear(Module):
 
 
 class BatchNorm(Module):
-    """Batch norm over all but the last axis, with running mean and variance for eval mode.
+    """Batch norm over all axes but the last, with running mean and variance for eval mode.
 
-    running = (1 - momentum) * running + momentum * batch; `unbiased`: the variance that is folded in divides by n - 1
-    (PyTorch) or by n (Keras). `gamma`: the starting scale; None: no scale at all.
+    running = (1 - momentum) * running + momentum * batch. unbiased: the running variance takes the batch's variance
+    over n - 1 (PyTorch), else over n (Keras). gamma: the first value of the scale; None: there is no scale.
     """
 
     buffer_names = ("mean", "var")
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        unbiased: bool = True,
+        self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, unbiased: bool = True,
         gamma: float | None = 1.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.gamma = None if gamma is None else _constant(gamma, channels)
         self.beta = _constant(0, channels)
         self.mean: Array = np.zeros(channels, np.float32)
@@ -229,7 +222,7 @@ class BatchNorm(Module):
         return out
 
     def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Weight (..., C) and bias (C,) of the layer before, changed so that it does eval mode's work as well."""
+        """Weight (..., C) and bias (C,) of the layer before, changed so that this layer also does batch norm (eval)."""
         scale = self.scale() * (1 / np.sqrt(self.var + self.eps))
         shift = self.beta - self.mean * scale
         return weight * scale, shift if bias is None else bias * scale + shift
@@ -240,24 +233,15 @@ class BatchNorm(Module):
 
 
 class ConvNorm(Module):
-    """Convolution, then batch norm: in eval mode, whose statistics are constants, both are one convolution.
+    """Convolution, then batch norm; in eval mode the statistics are constants, and both are one convolution.
 
-    padding: half the kernel unless given. norm: BatchNorm's settings.
+    padding: half the kernel if not given. norm: the settings of BatchNorm.
     """
 
     def __init__(
-        self,
-        channels: int,
-        filters: int,
-        kernel: int | tuple[int, int],
-        *,
-        stride: int = 1,
-        padding: Padding | None = None,
-        bias: bool = False,
-        exact: bool = False,
-        rng: Rng,
-        **norm: Any,
-    ) -> None:
+        self, channels: int, filters: int, kernel: int | Pair, *, stride: int = 1, padding: Padding | None = None,
+        bias: bool = False, exact: bool = False, rng: Rng, **norm: Any,
+    ) -> None:  # fmt: skip
         if padding is None:
             kh, kw = pair(kernel)
             padding = (kh // 2, kh // 2), (kw // 2, kw // 2)
@@ -271,7 +255,7 @@ class ConvNorm(Module):
 
 
 class Dropout(Module):
-    """Dropout in train mode, nothing in eval mode. Draws come from `rng`, which whoever trains sets for each step."""
+    """Dropout in train mode, nothing in eval mode. seed_dropout sets `rng`, which draws the masks, for each step."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -286,22 +270,22 @@ class Dropout(Module):
 
 
 def seed_dropout(module: Module, rng: Rng) -> None:
-    """Let every dropout layer below draw from this generator."""
+    """Let every dropout layer of this module draw from this generator."""
     for _, layer in module.modules():
         if isinstance(layer, Dropout):
             layer.rng = rng
 
 
 class Normalize(Module):
-    """From pixels in [0, 1] to what the network was trained on: (x[BGR?] - mean) / std per channel, no weights.
+    """From pixels in [0, 1] to the input that the network was trained on: (x - mean) / std per channel.
 
-    It stands inside the network, so that an attack's epsilon always means pixels. mean and std (C,) in the order of the
-    network's own channels; a source that works on 0..255 has them divided by 255.
+    It is a part of the network, so that an attack's epsilon always means pixels. bgr: reverse the channels first. mean
+    and std (C,) are for these channels and for [0, 1]: those of a network trained on 0..255 must be divided by 255.
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], *, bgr: bool = False) -> None:
         self.mean_values, self.std_values, self.bgr = tuple(mean), tuple(std), bgr
-        self._constants: dict[Any, tuple[Array, ...]] = {}  # by library and dtype: a GPU is sent them once
+        self._constants: dict[Any, tuple[Array, ...]] = {}  # by library and dtype, so that a GPU gets them only once
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.bgr:
@@ -311,6 +295,7 @@ class Normalize(Module):
             mean, std = (np.asarray(values, x.dtype) for values in (self.mean_values, self.std_values))
             constants = np.ones_like(mean), np.zeros_like(mean), mean, std * std
             self._constants[xp, x.dtype] = tuple(xp.asarray(c) for c in constants)
+        # batch norm with gamma 1, beta 0 and eps 0 is (x - mean) / std, in one pass of a fast kernel
         return ops.batch_norm_eval(x, *self._constants[xp, x.dtype], eps=0.0)
 
 

@@ -9,16 +9,15 @@ import numpy as np
 
 from .backend import copied_to, kernels
 from .errors import InputError
+from .tape import Array
 from .tensor import Tensor
-
-Array = Any
 
 
 class Optimiser:
-    """Steps the given {name: Tensor}; a weight without a gradient is left alone.
+    """Updates the weights {name: Tensor}; a weight without a gradient does not change.
 
-    Slots are arrays that the rule keeps per weight (momentum and the like); state() and set_state() carry them through
-    a checkpoint.
+    Slots are arrays that the rule keeps for each weight, such as the momentum; state() and set_state() save and restore
+    them.
     """
 
     slot_names: tuple[str, ...] = ()
@@ -29,40 +28,42 @@ class Optimiser:
         self.steps = 0
 
     def step(self, factor: float = 1.0, clip: float | None = None) -> Any:
-        """One update at learning_rate * factor; gradients are first scaled to a joint norm of at most `clip`.
+        """One update at learning_rate * factor; first the gradients are scaled to a joint norm of at most `clip`.
 
-        Returns the gradient norm before clipping (on a GPU an array of no dimensions, which nobody has waited for);
-        where that is not finite, no weight changes. Clears the gradients.
+        Returns the norm of the gradients before clipping (on a GPU a 0-dimensional array, so that the host need not
+        wait). If it is not finite, no weight changes. The gradients are cleared.
         """
-        moved = [(w, self.slots[name].values()) for name, w in self.parameters.items() if w.grad is not None]
+        updates = [(w, self.slots[name].values()) for name, w in self.parameters.items() if w.grad is not None]
         self.steps += 1
-        if not moved:
+        if not updates:
             return 0.0
-        k = kernels(moved[0][0].data)
-        norm, scale = k.clip_by_norm([weight.grad for weight, _ in moved], clip)
-        for weight, slots in moved:
+        k = kernels(updates[0][0].data)
+        norm, scale = k.clip_by_norm([weight.grad for weight, _ in updates], clip)
+        for weight, slots in updates:
             self.update(k, weight.data, weight.grad, *slots, scale=scale, rate=self.learning_rate * factor)
-            weight.data = weight.data  # a new version
+            weight.version += 1  # it was changed in place: a backward pass from an earlier forward pass must fail
             weight.grad = None
         return norm
 
     def update(self, k: Any, weight: Array, g: Array, *slots: Array, scale: Any, rate: float) -> None:
-        """Change a weight and its slots in place, by a kernel of k that takes the step for g * scale."""
+        """Change a weight and its slots in place, with a kernel of k that makes the step for scale * g."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
-        slots = {f"{name}:{s}": array for name, own in self.slots.items() for s, array in own.items()}
+        """Everything that a checkpoint must hold: the slots by "weight:slot", and the number of steps."""
+        slots = {f"{name}:{s}": array for name, arrays in self.slots.items() for s, array in arrays.items()}
         return {**slots, "steps": np.asarray(self.steps)}
 
     def set_state(self, state: dict[str, Array]) -> None:
+        """Copy in what state() returned."""
         self.steps = int(state["steps"])
-        for name, own in self.slots.items():
-            for s in own:
-                own[s] = copied_to(own[s], state[f"{name}:{s}"])
+        for name, arrays in self.slots.items():
+            for s in arrays:
+                arrays[s] = copied_to(arrays[s], state[f"{name}:{s}"])
 
 
 class SGD(Optimiser):
-    """v = momentum * v + g;  w = w - rate * v."""
+    """Gradient descent with momentum: v = momentum * v + g, then w = w - rate * v."""
 
     slot_names = ("velocity",)
 
@@ -77,7 +78,7 @@ class SGD(Optimiser):
 
 
 class Adam(Optimiser):
-    """Kingma and Ba 2015, Algorithm 1, with bias correction."""
+    """Adam with bias correction: Kingma and Ba 2015, Algorithm 1."""
 
     slot_names = ("first", "second")
 
@@ -109,15 +110,16 @@ def build(
     """An optimiser by name, "sgd" (with momentum) or "adam"."""
     if name not in OPTIMISERS:
         raise InputError(f"unknown optimiser {name!r}: choose {' or '.join(OPTIMISERS)}.")
-    return (
-        SGD(parameters, learning_rate, momentum=momentum, **rest)
-        if name == "sgd"
-        else Adam(parameters, learning_rate, **rest)
-    )
+    if name == "sgd":
+        return SGD(parameters, learning_rate, momentum=momentum, **rest)
+    return Adam(parameters, learning_rate, **rest)
 
 
 def schedule(kind: str, iteration: int, iterations: int, warmup: int = 0) -> float:
-    """The factor on the learning rate at an iteration (from 0): linear warm-up, then "constant" or half a "cosine"."""
+    """The factor on the learning rate at an iteration (from 0): a linear warm-up, then "constant" or "cosine".
+
+    "cosine" falls from 1 to 0 along half a cosine wave.
+    """
     if iteration < warmup:
         return (iteration + 1) / warmup
     if kind == "constant":

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import ops
 from .attacks import craft
-from .backend import array_module, number
+from .backend import array_module, scalar
 from .domain import DomainClassifier
 from .layers import seed_dropout
 from .models.network import Network
@@ -99,7 +99,7 @@ def step(
 ) -> dict[str, Losses]:
     """Lines 5 to 14 for one mini-batch: x (N, H, W, C) in [0, 1], y (N,). Returns each network's loss terms.
 
-    On a GPU the terms are arrays there: backend.numbers(terms) waits for them.
+    On a GPU the terms are arrays there: backend.as_floats(terms) waits for them.
     """
     names = [learner.name for learner in learners]
     # 5, 6: every network crafts with the weights it has now; nothing is updated before all have crafted
@@ -173,7 +173,7 @@ def loss_terms(
     if x_adv is None:
         logits, _ = learner.network(Tensor(x))
         clean = network_loss(logits, y)
-        return clean, {"loss": number(clean.data), "clean": number(clean.data), "rate": rate_of(logits, y)}
+        return clean, {"loss": scalar(clean.data), "clean": scalar(clean.data), "rate": rate_of(logits, y)}
     return loss_of(learner, both_halves(learner.network, x, x_adv, rules.bn_batches), y, rules, network_loss)
 
 
@@ -187,13 +187,13 @@ def loss_of(
     share = 0.5 if rules.loss_norm == "half" else 1.0
     total = share * clean  # 7, 10: Network_loss(x, y_true)
     total = total + share * rules.r_adv * adversarial  # 8, 11: + r_adv * Network_loss(x_adv of the other, y_true)
-    terms = {"clean": number(clean.data), "adversarial": number(adversarial.data)}
+    terms = {"clean": scalar(clean.data), "adversarial": scalar(adversarial.data)}
     terms |= {"rate": rate_of(logits, y), "adversarial_rate": rate_of(logits_adv, y)}
     if learner.domain is not None and rules.r_da:
         domain = learner.domain.loss(features, features_adv)
         total = total + rules.r_da * domain  # 9, 12: + r_da * DA(f(x), f(x_adv of the other)), gradient reversed
-        terms["domain"] = number(domain.data)
-    return total, {"loss": number(total.data), **terms}
+        terms["domain"] = scalar(domain.data)
+    return total, {"loss": scalar(total.data), **terms}
 
 
 def both_halves(network: Network, x: Array, x_adv: Array, bn_batches: str) -> Halves:
@@ -208,4 +208,4 @@ def both_halves(network: Network, x: Array, x_adv: Array, bn_batches: str) -> Ha
 def rate_of(logits: Tensor, y: Array) -> Any:
     """The share of images whose largest logit is that of y (N,)."""
     answers = logits.data.argmax(axis=1)
-    return number((answers == array_module(answers).asarray(y)).mean(dtype=logits.dtype))
+    return scalar((answers == array_module(answers).asarray(y)).mean(dtype=logits.dtype))

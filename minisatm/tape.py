@@ -1,7 +1,8 @@
-"""The tape: each recorded op leaves one Node behind, and gradients walk the nodes backwards.
+"""The tape: each recorded op leaves one Node, and `gradients` walks the nodes backwards.
 
-A node knows its parents (nodes, or leaf tensors) and one vector-Jacobian product (vjp) per input. It never knows its
-own output, and vjps close over arrays, not tensors: there is no reference cycle, so memory goes without the collector.
+A node knows its parents (nodes, or leaf tensors) and one vector-Jacobian product (vjp) per input. It does not know its
+output, and vjps hold arrays, not tensors: so there are no reference cycles, and memory is freed without the garbage
+collector.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Any, Protocol
 from .backend import kernels
 
 Array = Any  # numpy.ndarray or cupy.ndarray
-Recorded = tuple[Any, ...]  # what an op's function returns: (value, vjps), or (value, vjps, aux)
-Vjp = Callable[[Array], Array]
-SharedVjp = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
+Vjp = Callable[[Array], Array]  # the gradient of an output -> the gradient of one input
+SharedVjp = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]  # (gradient, which inputs need one) -> all
+Recorded = tuple[Array, Any]  # what an op's function returns: (value, vjps)
+RecordedAux = tuple[Array, Any, Any]  # ... or (value, vjps, aux)
 
 
 class Leaf(Protocol):
-    """What the tape needs to know of a tensor that no op made."""
+    """What the tape needs to know about a leaf: a tensor that no op made."""
 
     data: Array
     version: int
@@ -29,7 +31,7 @@ class Leaf(Protocol):
 
 class _State(threading.local):
     recording: bool = True
-    only: tuple[int, ...] | None = None  # ids of the leaves that are recorded; None: all that require a gradient
+    only: tuple[int, ...] | None = None  # ids of the leaves to record; None: all that require a gradient
 
 
 _state = _State()
@@ -37,7 +39,7 @@ _state = _State()
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Record nothing in this block: values only. Each thread has its own switch."""
+    """Record nothing in this block, compute only values. Each thread has its own switch."""
     before, _state.recording = _state.recording, False
     try:
         yield
@@ -47,9 +49,9 @@ def no_grad() -> Iterator[None]:
 
 @contextmanager
 def only(*leaves: Leaf) -> Iterator[None]:
-    """Record in this block only what depends on these leaves, as if all others were constants.
+    """Record in this block only what depends on these leaves; all other leaves are constants.
 
-    An attack asks for the gradient to its image alone: nothing that a weight's gradient would read is kept.
+    An attack needs the gradient to its image alone: arrays that only the gradients of weights need are not kept.
     """
     before, _state.only = _state.only, tuple(id(leaf) for leaf in leaves)
     try:
@@ -59,16 +61,20 @@ def only(*leaves: Leaf) -> Iterator[None]:
 
 
 def is_recorded(leaf: Leaf) -> bool:
-    """Would an op on this leaf be recorded now?"""
+    """Does an op on this leaf have to be recorded now?"""
     return leaf.requires_grad and (_state.only is None or id(leaf) in _state.only)
 
 
 def recording() -> bool:
+    """False under no_grad."""
     return _state.recording
 
 
 class Node:
-    """One recorded op: where its gradient goes (`parents`, None for a constant) and how it gets there (`vjps`)."""
+    """One recorded op: `parents` get a gradient each (None: a constant input), which `vjps` compute.
+
+    `guards` are the leaves among the inputs, each with its version at the forward pass.
+    """
 
     __slots__ = ("name", "parents", "vjps", "shape", "dtype", "guards")
 
@@ -80,16 +86,14 @@ class Node:
         value: Array,
         guards: tuple[tuple[Leaf, int], ...],
     ) -> None:
-        self.name, self.parents = name, parents
-        # What no parent needs is dropped here, and with it every array that only its closure holds.
-        self.vjps: tuple[Vjp | None, ...] | SharedVjp | None = (
-            vjps if callable(vjps) else tuple(v if p is not None else None for v, p in zip(vjps, parents, strict=True))
-        )
+        self.name, self.parents, self.guards = name, parents, guards
+        if not callable(vjps):  # drop the vjps of constant inputs, and so the arrays that only these vjps hold
+            vjps = tuple(v if p is not None else None for v, p in zip(vjps, parents, strict=True))
+        self.vjps: tuple[Vjp | None, ...] | SharedVjp | None = vjps
         self.shape, self.dtype = value.shape, value.dtype
-        self.guards = guards
 
     def pull(self, g: Array, wanted: tuple[bool, ...]) -> Sequence[Array | None]:
-        """The gradient of each wanted input from the gradient g of the output."""
+        """The gradients of the wanted inputs, from the gradient g of the output."""
         for leaf, version in self.guards:
             if leaf.version != version:
                 raise RuntimeError(
@@ -106,41 +110,42 @@ class Node:
         return [vjp(g) if vjp is not None and want else None for vjp, want in zip(self.vjps, wanted, strict=True)]
 
     def free(self) -> None:
+        """Forget everything, so that the arrays of the forward pass are freed."""
         self.vjps, self.parents, self.guards = None, (), ()
 
 
 def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep: bool) -> dict[int, tuple[Any, Array]]:
-    """Gradients of <g, root> for the targets (None: for every leaf), as {id(target): (target, gradient)}.
+    """The gradients of <g, root> to the targets (None: to every leaf), as {id(target): (target, gradient)}.
 
-    Walks the nodes in reverse topological order; a node is visited once, however many paths lead to it. Only vjps on a
-    path to a target run. Each node is freed as the walk passes, unless `keep`.
+    Visits each node once, in reverse topological order: by then all the gradients that it gets have been summed. Only
+    vjps on a path to a target are called. Each node is freed after its visit, unless `keep`.
     """
     order = topological(root)
-    aims = None if targets is None else {id(target) for target in targets}
-    towards = None if aims is None else _towards(order, aims)
-    pending: dict[int, tuple[Array, bool]] = {id(root): (g, False)}  # node or leaf -> gradient so far, is it ours?
-    found: dict[int, tuple[Any, Array]] = {}
+    target_ids = None if targets is None else {id(target) for target in targets}
+    on_path = None if target_ids is None else _on_path(order, target_ids)
+    sums: dict[int, tuple[Array, bool]] = {id(root): (g, False)}  # node or leaf -> (gradient so far, did we make it?)
+    results: dict[int, tuple[Any, Array]] = {}
 
     for node in reversed(order):
-        arrived, _ = pending.pop(id(node), (None, False))
-        if arrived is not None:
-            if aims is not None and id(node) in aims:
-                found[id(node)] = (node, arrived)
-            wanted = tuple(p is not None and (towards is None or id(p) in towards) for p in node.parents)
-            if node.vjps is None or any(wanted):
-                for parent, want, part in zip(node.parents, wanted, node.pull(arrived, wanted), strict=True):
+        total, _ = sums.pop(id(node), (None, False))
+        if total is not None:
+            if target_ids is not None and id(node) in target_ids:
+                results[id(node)] = (node, total)
+            wanted = tuple(p is not None and (on_path is None or id(p) in on_path) for p in node.parents)
+            if any(wanted) or node.vjps is None:  # a freed node has no parents left: pull raises the error
+                for parent, want, part in zip(node.parents, wanted, node.pull(total, wanted), strict=True):
                     if parent is not None and want and part is not None:
-                        _check(node, parent, part)
-                        _add(pending, parent, part)
+                        _check_part(node, parent, part)
+                        _add(sums, parent, part)
                         if not isinstance(parent, Node):
-                            found[id(parent)] = (parent, pending[id(parent)][0])
+                            results[id(parent)] = (parent, sums[id(parent)][0])
         if not keep:
             node.free()
-    return found
+    return results
 
 
 def topological(root: Node) -> list[Node]:
-    """Every node that root depends on, inputs before outputs; iterative, since a tape can be thousands of ops deep."""
+    """Every node that root depends on, inputs before outputs. Not recursive: a tape can be thousands of ops deep."""
     order: list[Node] = []
     seen: set[int] = set()
     stack: list[tuple[Node, bool]] = [(root, False)]
@@ -155,30 +160,33 @@ def topological(root: Node) -> list[Node]:
     return order
 
 
-def _towards(order: list[Node], aims: set[int]) -> set[int]:
-    """Ids of the targets and of every node that depends on one of them."""
-    towards = set(aims)
+def _on_path(order: list[Node], target_ids: set[int]) -> set[int]:
+    """The ids of the targets and of every node that depends on one of them."""
+    on_path = set(target_ids)
     for node in order:
-        if any(p is not None and id(p) in towards for p in node.parents):
-            towards.add(id(node))
-    return towards
+        if any(p is not None and id(p) in on_path for p in node.parents):
+            on_path.add(id(node))
+    return on_path
 
 
-def _add(pending: dict[int, tuple[Array, bool]], parent: Node | Leaf, part: Array) -> None:
-    """Add one more gradient. A vjp may have returned g itself or a view, so only a sum we made is added to in place."""
-    have, ours = pending.get(id(parent), (None, False))
-    if have is None:
-        pending[id(parent)] = (part, False)
-    elif ours and have.ndim:
-        have += part
+def _add(sums: dict[int, tuple[Array, bool]], parent: Node | Leaf, part: Array) -> None:
+    """Add one more gradient to the parent's sum.
+
+    A vjp may return g itself or a view, which others still read: we add in place only to an array that we made.
+    """
+    total, ours = sums.get(id(parent), (None, False))
+    if total is None:
+        sums[id(parent)] = (part, False)
+    elif ours and total.ndim:  # NumPy's sum of two 0-d arrays is a scalar, which cannot change in place
+        total += part
     else:
-        pending[id(parent)] = (kernels(have).add(have, part), True)
+        sums[id(parent)] = (kernels(total).add(total, part), True)
 
 
-def _check(node: Node, parent: Node | Leaf, part: Array) -> None:
+def _check_part(node: Node, parent: Node | Leaf, part: Array) -> None:
     shape, dtype = (parent.shape, parent.dtype) if isinstance(parent, Node) else (parent.data.shape, parent.data.dtype)
     if part.shape != shape or part.dtype != dtype:
         raise TypeError(
             f"the vjp of {node.name} returned {part.dtype} {part.shape} for an input that is {dtype} {shape}; "
-            "return a gradient of the input's own shape and dtype."
+            "return a gradient with the shape and dtype of the input."
         )

@@ -1,37 +1,37 @@
-"""Tensor, an array that remembers how it was made; `op`, which makes functions of arrays into functions of tensors."""
+"""Tensor, an array that remembers how it was made, and `op`, which turns a function of arrays into one of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from . import tape
-from .tape import Array
+from .tape import Array, Recorded, RecordedAux
 
-OPS: dict[str, Callable[..., Any]] = {}  # every op by name: the gradient and mutant tests walk this registry
+OPS: dict[str, Callable[..., Any]] = {}  # every op by name, for the tests that check all of them
 
 
 class Tensor:
     """An array with a place on the tape.
 
-    data: the array (NumPy or CuPy; its dtype is kept). requires_grad: should backward leave a gradient in `.grad`?
-    `.grad` is None or an array of data's shape and dtype; read it, do not write into it (it may be shared).
-    Assigning to `.data`, also by `t.data -= step`, counts as a new version of a leaf: a backward pass through the old
-    one fails. The data of a tensor that an op made is not to be changed at all.
+    data: the array (NumPy or CuPy; its dtype is kept). requires_grad: does backward leave a gradient in `.grad`?
+    `.grad` is None or an array of data's shape and dtype; read it, but do not write into it (it may be shared).
+    Assigning to `.data`, also by `t.data -= step`, makes a new version of a leaf: a backward pass from an earlier
+    forward pass then fails. Never change the data of a tensor that an op made.
     """
 
     __slots__ = ("_data", "requires_grad", "grad", "node", "version", "__weakref__")
-    __array_ufunc__ = None  # so that `array * tensor` comes to Tensor.__rmul__
+    __array_ufunc__ = None  # so that NumPy leaves `array * tensor` to Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(...) takes an array, not a Tensor; use its .data.")
         self._data: Array = data if hasattr(data, "dtype") and hasattr(data, "reshape") else np.asarray(data)
-        if isinstance(self._data, np.generic):
+        if isinstance(self._data, np.generic):  # what NumPy returns for the sum of an array, in place of a 0-d array
             self._data = np.asarray(self._data)
         if requires_grad and self._data.dtype.kind != "f":
             raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}.")
@@ -71,45 +71,27 @@ class Tensor:
         return f"Tensor({self._data!r}" + (", requires_grad=True)" if self.requires_grad else ")")
 
     def backward(self, g: Array | None = None, *, keep: bool = False) -> None:
-        """Add d<g, self>/d(leaf) to `.grad` of every leaf that requires it; g is 1 for a scalar.
+        """Add d<g, self>/d(leaf) to `.grad` of every leaf that requires it; of a scalar, g is 1 if not given.
 
-        Frees the tape as it passes, so a second call is an error; `keep=True` leaves it in place.
+        Frees the tape, so a second call is an error; `keep=True` keeps it.
         """
         for leaf, part in _walk(self, g, None, keep).values():
             leaf.grad = part if leaf.grad is None else leaf.grad + part
 
-    def __add__(self, other: Any) -> Tensor:
-        return basic.add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return basic.add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return basic.sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return basic.sub(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return basic.mul(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return basic.mul(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return basic.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return basic.div(other, self)
-
-    def __neg__(self) -> Tensor:
-        return basic.neg(self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return basic.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return basic.matmul(other, self)
+    # Python calls a.__add__(b) for a + b, and b.__radd__(a) where a is no Tensor.
+    # fmt: off
+    def __add__(self, other: Any) -> Tensor: return basic.add(self, other)
+    def __radd__(self, other: Any) -> Tensor: return basic.add(other, self)
+    def __sub__(self, other: Any) -> Tensor: return basic.sub(self, other)
+    def __rsub__(self, other: Any) -> Tensor: return basic.sub(other, self)
+    def __mul__(self, other: Any) -> Tensor: return basic.mul(self, other)
+    def __rmul__(self, other: Any) -> Tensor: return basic.mul(other, self)
+    def __truediv__(self, other: Any) -> Tensor: return basic.div(self, other)
+    def __rtruediv__(self, other: Any) -> Tensor: return basic.div(other, self)
+    def __matmul__(self, other: Any) -> Tensor: return basic.matmul(self, other)
+    def __rmatmul__(self, other: Any) -> Tensor: return basic.matmul(other, self)
+    def __neg__(self) -> Tensor: return basic.neg(self)
+    # fmt: on
 
     def __getitem__(self, key: Any) -> Tensor:
         return basic.slice(self, key=key)
@@ -131,13 +113,17 @@ class Tensor:
         return basic.transpose(self, axes=None)
 
 
+@overload
+def op(function: Callable[..., Recorded]) -> Callable[..., Tensor]: ...
+@overload
+def op(function: Callable[..., RecordedAux]) -> Callable[..., tuple[Tensor, Any]]: ...
 def op(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function of arrays that returns (value, vjps) into an op on tensors, and enter it in OPS.
+    """Turn a function of arrays that returns (value, vjps) into an op on tensors, and enter it in OPS.
 
-    Positional arguments are arrays that may be differentiated (or None, or Python scalars); keyword-only ones are
-    settings. `vjps` has one entry per positional argument: a function of the output's gradient, or None for an argument
-    that has no derivative; or it is one function (g, wanted) -> gradients, where they share work. A third value, `aux`,
-    is handed through as it is. `op.raw` is the bare function: mathematics without a tape.
+    Positional arguments are arrays that may have a gradient (or None, or Python scalars); keyword-only ones are
+    settings. `vjps` has an entry for each positional argument: a function of the output's gradient, or None for an
+    argument without a gradient. If the gradients share work, it is one function (g, wanted) -> all gradients. A third
+    value, `aux`, is returned beside the tensor. `op.raw` is the function itself: the mathematics without a tape.
     """
     name = function.__name__
     inputs = [p.name for p in signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -152,8 +138,8 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
             parents = tuple(_parent(a) for a in args)
             if any(p is not None for p in parents):
                 guards = tuple((a, a.version) for a in args if isinstance(a, Tensor) and a.node is None)
-                rules = vjps if callable(vjps) else vjps[: len(args)]  # an optional argument left out has no parent
-                out.node = tape.Node(name, parents, rules, out._data, guards)
+                given = vjps if callable(vjps) else vjps[: len(args)]  # without those of optional arguments left out
+                out.node = tape.Node(name, parents, given, out._data, guards)
                 out.requires_grad = True
         return (out, *aux) if aux else out
 
@@ -163,41 +149,36 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _parent(arg: Any) -> Any:
-    """Where this argument's gradient goes: to the op that made it, to the leaf itself, or nowhere."""
+    """What gets the gradient to this argument: the node that made it, the leaf itself, or nothing (None)."""
     if not isinstance(arg, Tensor):
         return None
-    if arg.node is not None:
-        return arg.node
-    return arg if tape.is_recorded(arg) else None
+    return arg.node or (arg if tape.is_recorded(arg) else None)
 
 
 def grad(loss: Tensor, inputs: Sequence[Tensor], g: Array | None = None, *, keep: bool = False) -> list[Array]:
-    """The gradients d<g, loss>/d(input) as arrays; `.grad` is left alone and only paths to the inputs are computed.
+    """The gradients d<g, loss>/d(input) as arrays; only paths to the inputs are computed, and no `.grad` changes.
 
     An input that loss does not depend on gets zeros. Frees the tape unless `keep`.
     """
-    found = _walk(loss, g, inputs, keep)
+    parts = _walk(loss, g, inputs, keep)
     keys = [id(t.node or t) for t in inputs]
-    return [found[k][1] if k in found else np.zeros_like(t._data) for k, t in zip(keys, inputs, strict=True)]
+    return [parts[k][1] if k in parts else np.zeros_like(t._data) for k, t in zip(keys, inputs, strict=True)]
 
 
 def _walk(loss: Tensor, g: Array | None, inputs: Sequence[Tensor] | None, keep: bool) -> dict[int, tuple[Any, Array]]:
+    """tape.gradients from this tensor to the inputs (None: to all leaves), after a check of g."""
     if not loss.requires_grad:
         raise RuntimeError("this tensor depends on nothing that requires a gradient; was it made under no_grad?")
     if g is None:
         if loss._data.size != 1:
-            raise RuntimeError(
-                f"backward of a {loss.shape} tensor needs its gradient g; only a scalar's is 1 by itself."
-            )
+            raise RuntimeError(f"backward of a {loss.shape} tensor needs its gradient g: only a scalar has g = 1.")
         g = np.ones_like(loss._data)
     if g.shape != loss._data.shape or g.dtype != loss._data.dtype:
         raise TypeError(f"the gradient is {g.dtype} {g.shape} for a tensor that is {loss.dtype} {loss.shape}.")
     if loss.node is None:
         return {id(loss): (loss, g)}
-    found = tape.gradients(loss.node, g, None if inputs is None else [t.node or t for t in inputs], keep)
-    return {
-        key: (leaf, np.asarray(part) if isinstance(part, np.generic) else part) for key, (leaf, part) in found.items()
-    }
+    parts = tape.gradients(loss.node, g, None if inputs is None else [t.node or t for t in inputs], keep)
+    return {key: (leaf, np.asarray(p) if isinstance(p, np.generic) else p) for key, (leaf, p) in parts.items()}
 
 
-from .ops import basic  # noqa: E402  (last: ops are made with `op`, and Tensor's operators are made of ops)
+from .ops import basic  # noqa: E402  (last, since ops need `op`, and Tensor's operators need ops)

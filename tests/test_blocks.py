@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_twins import answers, cases, fixed_winograd_cases, winograd_twin
 
-from minisatm import Tensor, ops, optim, parallel
+from minisatm import Tensor, ops, optim
 from minisatm.kernels import blocks, im2col, winograd
+from minisatm.parallel import threads
 
 # --- blocks of images, and frames of zeros around them -----------------------------------------------------------
 
@@ -86,7 +87,7 @@ def a_tiny_cache():
     with ExitStack() as stack:
         for module, name, value in (
             (blocks, "SMALL", 0), (blocks, "CACHE", 64), (blocks, "FEW", 0), (im2col, "COLUMN_BYTES", 64),
-            (parallel, "cores", lambda: 3), (blocks, "cores", lambda: 3), (np, "empty", empty),
+            (threads, "cores", lambda: 3), (blocks, "cores", lambda: 3), (np, "empty", empty),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(module, name, value))
         yield
@@ -162,18 +163,18 @@ CALLS = {  # name: the op and its arguments, large enough to be cut up
 def test_helpers_change_no_bit(call, monkeypatch):
     """Value and all gradients, by as many threads as there are cores and by one that does it all."""
     name, arrays, settings = CALLS[call]
-    for module in (parallel, blocks):
+    for module in (threads, blocks):
         monkeypatch.setattr(module, "cores", lambda: 3)
-    hire, hired = parallel._team.hire, []
+    hire, hired = threads._helpers.hire, []
 
     def watched(wanted):
         hired.append(hire(wanted))
         return hired[-1]
 
-    monkeypatch.setattr(parallel._team, "hire", watched)
+    monkeypatch.setattr(threads._helpers, "hire", watched)
     together = [answers(name, arrays, settings) for _ in range(3)]
     assert any(hired), "nobody helped"
-    monkeypatch.setattr(parallel._team, "hire", lambda wanted: 0)
+    monkeypatch.setattr(threads._helpers, "hire", lambda wanted: 0)
     alone = answers(name, arrays, settings)
     for values in together:
         assert [a.tobytes() for a in values] == [a.tobytes() for a in alone]

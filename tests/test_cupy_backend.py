@@ -12,8 +12,8 @@ from minisatm import Tensor, attacks, backend, models, ops, optim, satm
 from minisatm.data import Batches
 from minisatm.domain import DomainClassifier
 from minisatm.errors import InputError
-from minisatm.run import experiment, gpu_memory
-from minisatm.run import folder as runs
+from minisatm.kernels import numpy_kernels
+from minisatm.run import experiment, gpu_memory, monitor
 from minisatm.satm import Learner, Rules
 from minisatm.streams import stream
 
@@ -46,7 +46,7 @@ def states(learners):
     return {
         f"{learner.name}.{part}.{n}": backend.placed(a, "numpy")
         for learner in learners
-        for part, owner in runs._parts(learner).items()
+        for part, owner in learner.parts().items()
         for n, a in owner.state().items()
     }
 
@@ -68,7 +68,7 @@ def test_a_step_of_a_thin_pair_is_numpys(cupy, dtype, tolerance, cublas):
     x, y = batch(dtype)
     ours, theirs, rules = pair("cupy", dtype), pair("numpy", dtype), Rules(clip=1.0)
     with cuda_checks.ways(cublas=cublas):
-        losses = backend.numbers(satm.step(ours, backend.placed(x, "cupy"), y, rules, 0))
+        losses = backend.as_floats(satm.step(ours, backend.placed(x, "cupy"), y, rules, 0))
     expected = satm.step(theirs, x, y, rules, 0)
     for name, terms in expected.items():
         assert losses[name] == pytest.approx(terms, rel=tolerance)
@@ -84,7 +84,7 @@ def test_a_step_never_waits_for_the_device(cupy, attack, optimiser):
         losses = satm.step(learners, x, y, Rules(clip=1.0, attack=attack), 0)
     assert list(waits) == []
     with cupy.waiting() as waits:
-        numbers = backend.numbers(losses)
+        numbers = backend.as_floats(losses)
     assert all(np.isfinite(v) for terms in numbers.values() for v in terms.values())
     assert len(waits) == 1 or not cupy.stand_in
 
@@ -125,7 +125,7 @@ def hundred_steps():
     for i in range(100):
         x, y = batch(np.float64, i)
         expected = satm.step(theirs, x, y, rules, i)
-        for name, terms in backend.numbers(satm.step(ours, backend.placed(x, "cupy"), y, rules, i)).items():
+        for name, terms in backend.as_floats(satm.step(ours, backend.placed(x, "cupy"), y, rules, i)).items():
             assert terms == pytest.approx(expected[name], rel=1e-6), f"step {i} of {name}"
 
 
@@ -247,7 +247,7 @@ def test_an_array_that_kernels_cannot_count(cupy, monkeypatch):
     from minisatm.kernels import launch
 
     monkeypatch.setattr(launch, "LARGEST", 23)
-    with pytest.raises(InputError, match="relu: x has 24 elements, more than kernels can count: use a smaller batch"):
+    with pytest.raises(InputError, match="relu: x has 24 elements, more than the kernels can count: use a smaller"):
         cuda_checks.ours().relu(*cuda_checks.up(np.ones((4, 6), np.float32)))
 
 
@@ -322,18 +322,19 @@ def test_a_whole_run(cupy, quick, here, drawn, on_numpy):
     assert {p.name for p in (here / "cupy").rglob("*")} == {p.name for p in on_numpy.rglob("*")}
 
 
-@pytest.mark.parametrize("first, then", [("numpy", "cupy"), ("cupy", "numpy")])
+@pytest.mark.parametrize("first, then", [("numpy", "cupy"), ("cupy", "numpy"), ("numpy", "plain"), ("plain", "numpy")])
 def test_a_checkpoint_of_one_resumes_on_the_other(cupy, quick, here, drawn, on_numpy, first, then, monkeypatch):
     """Stopped after the first SATM step; the step after that is that of a run on one backend alone."""
     monkeypatch.setattr(experiment.Experiment, "report", lambda self, run, *measured: run.path)  # it draws figures
-    stop = runs.Monitor.stop
+    monkeypatch.setattr(backend, "_of_process", numpy_kernels)  # a command changes it for the whole process
+    stop = monitor.Monitor.stop
 
     def interrupted(self, iteration, losses):
         self._interrupted = self.phase == "satm"
         return stop(self, iteration, losses)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Monitor, "stop", interrupted)
+        patch.setattr(monitor.Monitor, "stop", interrupted)
         assert call(*SHORT, "--data-dir", drawn, "--backend", first, "--out", "run")[0] == 130
     status, _, err = call("--resume", "run", "--backend", then)
     assert status == 0, err

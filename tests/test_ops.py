@@ -5,7 +5,7 @@ import pytest
 
 from minisatm import InputError, Tensor, grad, ops
 from minisatm.kernels import im2col, winograd
-from minisatm.kernels.blocks import output_size
+from minisatm.kernels.plain import output_size
 from minisatm.ops import conv
 
 
@@ -45,7 +45,7 @@ def test_conv2d_is_a_cross_correlation():
 )
 def test_same_padding_is_as_in_keras(n, kernel, stride, pads, out):
     assert conv.resolve_padding("same", (n, n), (kernel, kernel), (stride, stride)) == (pads, pads)
-    assert output_size(n, kernel, stride, pads) == out
+    assert output_size((n, n), (kernel, kernel), (stride, stride), (pads, pads)) == (out, out)
 
 
 def test_padding_in_all_its_forms():
@@ -75,7 +75,7 @@ def test_max_pool_with_ceil_hangs_over_but_never_starts_outside():
     assert raw(ops.max_pool, x, kernel=(1, 2), stride=2, ceil=True)[0].tolist() == [2, 4, 5]
     # four windows would fit by rounding up, but the last would start in the padding
     assert raw(ops.max_pool, x, kernel=(1, 2), stride=(1, 3), padding=((0, 0), (1, 1)), ceil=True)[0].tolist() == [1, 4]
-    assert output_size(5, 2, 2, (1, 1), ceil=True) == 3
+    assert output_size((5, 2), (2, 1), (2, 3), ((1, 1), (0, 0)), ceil=True) == (3, 1)
 
 
 def test_avg_pool_with_and_without_its_padding():
@@ -174,7 +174,7 @@ X, W = np.zeros((1, 5, 5, 3)), np.zeros((3, 3, 3, 2))
         (lambda: ops.linear(np.ones((2, 3)), np.ones((4, 2))), r"got \(2, 3\) and \(4, 2\)"),
         (lambda: ops.matmul(np.ones(3), np.ones((3, 2))), r"matmul takes matrices .* got shapes \(3,\) and \(3, 2\)"),
         (lambda: ops.max_pool(X[0]), r"pooling takes x \(N, H, W, C\), got \(5, 5, 3\)"),
-        (lambda: ops.max_pool(X, kernel=2, padding=2), "is as wide as the window .* some windows would hold no pixel"),
+        (lambda: ops.max_pool(X, kernel=2, padding=2), "is as wide as the window .* some windows would have no pixel"),
         (lambda: ops.avg_pool(X, kernel=6), "a window of 6 does not fit into 5 pixels"),
         (lambda: ops.dropout(X, rate=1.0), r"dropout rate 1.0: it must lie in \[0, 1\)"),
         (lambda: ops.dropout(X, rate=-0.1), "dropout rate -0.1"),

@@ -1,17 +1,18 @@
-"""Twins: fast kernels against plain loops, adjoints against their definition, fused ops against compositions."""
+"""Twins: the fast kernels against plain.py, adjoints against their definition."""
 
 import functools
 from unittest import mock
 
 import hypothesis
+import loops
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisatm import Tensor, grad, ops
+from minisatm import ops
 from minisatm.check.strategies import examples, op_case
-from minisatm.kernels import im2col, naive, numpy_kernels, winograd
+from minisatm.kernels import im2col, numpy_kernels, plain, winograd
 from minisatm.ops.conv import pair, resolve_padding
 from minisatm.tensor import OPS
 
@@ -36,14 +37,14 @@ def window(x, kernel, settings):
     return {"stride": stride, "pads": pads}
 
 
-# --- loops and kernels -------------------------------------------------------------------------------------------
+# --- plain and fast kernels -------------------------------------------------------------------------------------------
 
 
 def conv2d_twin(arrays, settings):
     x, w, b = (*arrays, None)[:3]
     value, _ = ops.conv2d.raw(x, w, b, **settings)
     where = window(x, w.shape[:2], settings)
-    uncut = naive.naive_conv2d(x, w, b, **where)
+    uncut = plain.conv2d(x, w, b, **where)
     close(value, np.maximum(uncut, 0) if settings["relu"] else uncut)
     # without bias and relu a convolution is linear in x and in w: both adjoints must give the same number exactly
     straight, (vjp_x, vjp_w, _) = ops.conv2d.raw(x, w, None, **{**settings, "relu": False})
@@ -87,7 +88,7 @@ def winograd_twin(arrays, settings, tolerance=1e-12):
 def max_pool_twin(arrays, settings):
     (x,), kernel, ceil = arrays, pair(settings["kernel"]), settings["ceil"]
     value, (vjp,) = ops.max_pool.raw(x, **settings)
-    close(value, naive.naive_max_pool(x, kernel=kernel, ceil=ceil, **window(x, kernel, settings)))
+    close(value, plain.max_pool(x, kernel=kernel, ceil=ceil, **window(x, kernel, settings))[0])
     # no ties in these cases: each g belongs to the one pixel of its image and channel that has the value
     g, expected = cotangent(value), np.zeros(x.shape)
     for n, p, q, c in np.ndindex(value.shape):
@@ -117,34 +118,33 @@ def avg_pool_twin(arrays, settings):
     (x,), kernel = arrays, pair(settings["kernel"])
     value, (vjp,) = ops.avg_pool.raw(x, **settings)
     count = settings["count_padding"]
-    close(value, naive.naive_avg_pool(x, kernel=kernel, count_padding=count, **window(x, kernel, settings)))
+    close(value, plain.avg_pool(x, kernel=kernel, count_padding=count, **window(x, kernel, settings)))
     g = cotangent(value)
     assert abs(np.sum(x * vjp(g)) - np.sum(value * g)) <= 1e-12 * (np.sum(np.abs(value * g)) + 1)
 
 
 def linear_twin(arrays, settings):
     x, w, b = (*arrays, None)[:3]
-    close(ops.linear.raw(x, w, b)[0], naive.naive_linear(x, w, b))
+    close(ops.linear.raw(x, w, b)[0], plain.linear(x, w, b))
 
 
 def batch_norm_train_twin(arrays, settings):
     x, gamma, beta = arrays
     value, _, (mean, variance) = ops.batch_norm_train.raw(x, gamma, beta, **settings)
-    expected = naive.naive_batch_statistics(x)
-    np.testing.assert_allclose(mean, expected[0], rtol=0, atol=1e-13 * np.abs(x).max())  # a sum may cancel
-    close(variance, expected[1], 1e-9)  # loops and matrix products round a mean of 1000 apart by 1e-13
-    uncut = naive.naive_batch_norm(x, gamma, beta, *expected, eps=settings["eps"])
-    close(value, np.maximum(uncut, 0) if settings["relu"] else uncut, 1e-9)
+    expected, _, *statistics = plain.batch_norm_train(x, gamma, beta, **settings)
+    np.testing.assert_allclose(mean, statistics[0], rtol=0, atol=1e-13 * np.abs(x).max())  # a sum may cancel
+    close(variance, statistics[1], 1e-9)  # sums and matrix products round a mean of 1000 apart by 1e-13
+    close(value, expected, 1e-9)
 
 
 def batch_norm_eval_twin(arrays, settings):
-    close(ops.batch_norm_eval.raw(*arrays, **settings)[0], naive.naive_batch_norm(*arrays, **settings), 1e-11)
+    close(ops.batch_norm_eval.raw(*arrays, **settings)[0], loops.batch_norm(*arrays, **settings), 1e-11)
 
 
 def softmax_cross_entropy_twin(arrays, settings):
     logits, labels = arrays
     rows = np.eye(logits.shape[1])[labels] if labels.ndim == 1 else labels
-    loss = naive.naive_softmax_cross_entropy(logits, rows)
+    loss, _ = plain.softmax_cross_entropy(logits, rows)
     reduced = {"none": loss, "sum": loss.sum(), "mean": loss.mean()}[settings["reduction"]]
     # logits of order one: a loss near zero is a difference of such numbers
     np.testing.assert_allclose(
@@ -153,7 +153,7 @@ def softmax_cross_entropy_twin(arrays, settings):
 
 
 @given(op_case("conv2d"))
-def test_conv2d_is_its_loops_and_its_adjoints(case):
+def test_conv2d_is_plain_and_its_adjoints(case):
     conv2d_twin(*case)
 
 
@@ -239,14 +239,14 @@ def test_winograd_in_single_precision(case):
 
 
 @given(winograd_cases())
-def test_winograd_is_its_loops(case):
+def test_winograd_is_plain(case):
     (x, w, b), settings = case
-    uncut = naive.naive_conv2d(x, w, b, stride=(1, 1), pads=settings["pads"])
+    uncut = plain.conv2d(x, w, b, stride=(1, 1), pads=settings["pads"])
     close(winograd.conv2d(x, w, b, **settings), np.maximum(uncut, 0) if settings["relu"] else uncut)
 
 
 @given(op_case("max_pool"))
-def test_max_pool_is_its_loops(case):
+def test_max_pool_is_plain(case):
     max_pool_twin(*case)
 
 
@@ -256,27 +256,27 @@ def test_max_pool_gives_ties_to_the_first(case):
 
 
 @given(op_case("avg_pool"))
-def test_avg_pool_is_its_loops_and_its_adjoint(case):
+def test_avg_pool_is_plain_and_its_adjoint(case):
     avg_pool_twin(*case)
 
 
 @given(op_case("linear"))
-def test_linear_is_its_loops(case):
+def test_linear_is_plain(case):
     linear_twin(*case)
 
 
 @given(op_case("batch_norm_train"))
-def test_batch_norm_train_is_its_loops(case):
+def test_batch_norm_train_is_plain(case):
     batch_norm_train_twin(*case)
 
 
 @given(op_case("batch_norm_eval"))
-def test_batch_norm_eval_is_its_loops(case):
+def test_batch_norm_eval_is_plain(case):
     batch_norm_eval_twin(*case)
 
 
 @given(op_case("softmax_cross_entropy"))
-def test_softmax_cross_entropy_is_its_loops(case):
+def test_softmax_cross_entropy_is_plain(case):
     softmax_cross_entropy_twin(*case)
 
 
@@ -288,154 +288,13 @@ def test_channel_sums_whatever_the_folding(pixels, channels, seed):
     close(numpy_kernels.scale_shift(x, y[0], x[0]), x * y[0] + x[0])
 
 
-# --- compositions ------------------------------------------------------------------------------------------------
-
-
-def composition_twin(fused, composed, arrays, differentiable=None, tolerance=1e-11):
-    """Two functions of tensors with equal values and equal gradients."""
-    count = len(arrays) if differentiable is None else differentiable
-    answers = []
-    for function in (fused, composed):
-        inputs = [Tensor(a, requires_grad=True) for a in arrays[:count]]
-        out = function(*inputs, *arrays[count:])
-        answers.append([out.data, *grad(out, inputs, cotangent(out.data))])
-    for a, b in zip(*answers):
-        # a gradient that is zero but for rounding has no scale of its own
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max(initial=0)))
-
-
-@given(op_case("batch_norm_train"))
-def test_batch_norm_train_is_a_composition(case):
-    arrays, settings = case
-    axes = tuple(range(arrays[0].ndim - 1))
-
-    def composed(x, gamma, beta):
-        centred = x - x.mean(axis=axes)
-        variance = (centred * centred).mean(axis=axes)
-        out = centred / ops.sqrt(variance + settings["eps"]) * gamma + beta
-        return ops.relu(out) if settings["relu"] else out
-
-    def fused(x, gamma, beta):
-        return ops.batch_norm_train(x, gamma, beta, **settings)[0]
-
-    composition_twin(fused, composed, arrays, tolerance=1e-8)
-
-
-@given(op_case("batch_norm_eval"))
-def test_batch_norm_eval_is_a_composition(case):
-    arrays, settings = case
-
-    def composed(x, gamma, beta, mean, var):
-        return (x - mean) / np.sqrt(var + settings["eps"]) * gamma + beta
-
-    composition_twin(lambda *a: ops.batch_norm_eval(*a, **settings), composed, arrays, 3)
-
-
-@given(op_case("softmax_cross_entropy"))
-def test_softmax_cross_entropy_is_a_composition(case):
-    (logits, labels), settings = case
-    rows = np.eye(logits.shape[1])[labels] if labels.ndim == 1 else labels
-
-    def composed(z):
-        losses = ((ops.log(ops.exp(z).sum(axis=1, keepdims=True)) - z) * rows).sum(axis=1)
-        return losses if settings["reduction"] == "none" else getattr(losses, settings["reduction"])()
-
-    composition_twin(lambda z: ops.softmax_cross_entropy(z, labels, **settings), composed, [logits])
-
-
-@given(op_case("binary_cross_entropy"))
-def test_binary_cross_entropy_is_a_composition(case):
-    (logits, targets), settings = case
-
-    def composed(z):
-        p = 1 / (1 + ops.exp(-z))
-        losses = -(targets * ops.log(p)) - (1 - targets) * ops.log(1 - p)
-        return losses if settings["reduction"] == "none" else getattr(losses, settings["reduction"])()
-
-    composition_twin(lambda z: ops.binary_cross_entropy(z, targets, **settings), composed, [logits])
-
-
-@given(op_case("linear"))
-def test_linear_is_a_composition(case):
-    arrays, _ = case
-    composition_twin(ops.linear, lambda x, w, b=0.0: x @ w + b, arrays)
-
-
-def taps(x, kernel, where, fill=0.0):
-    """For each tap of the window, the padded image's pixels that stand there: (N, P, Q, C) tensors."""
-    (sh, sw), pads = where["stride"], where["pads"]
-    P, Q = (numpy_kernels.output_size(n, k, s, p) for n, k, s, p in zip(x.shape[1:3], kernel, where["stride"], pads))
-    outside = np.pad(np.zeros(x.shape), ((0, 0), *pads, (0, 0)), constant_values=fill)
-    padded = ops.pad(x, widths=((0, 0), *pads, (0, 0))) + outside
-    return [padded[:, i : i + sh * (P - 1) + 1 : sh, j : j + sw * (Q - 1) + 1 : sw] for i, j in np.ndindex(*kernel)]
-
-
-@given(op_case("conv2d"))
-def test_conv2d_is_a_composition(case):
-    arrays, settings = case
-    kernel = arrays[1].shape[:2]
-    where = window(arrays[0], kernel, settings)
-
-    def composed(x, w, b=0.0):
-        out = b
-        for tap, (i, j) in zip(taps(x, kernel, where), np.ndindex(*kernel)):
-            out = tap @ w[i, j] + out
-        return ops.relu(out) if settings["relu"] else out
-
-    composition_twin(lambda *a: ops.conv2d(*a, **settings), composed, arrays)
-
-
-@given(op_case("add_relu"))
-def test_add_relu_is_a_composition(case):
-    composition_twin(ops.add_relu, lambda a, b: ops.relu(a + b), case[0])
-
-
-@given(op_case("max_pool"))
-def test_max_pool_is_a_composition(case):
-    (x,), settings = case
-    kernel, settings = pair(settings["kernel"]), {**settings, "ceil": False}
-    where = window(x, kernel, settings)
-
-    def composed(x):
-        first, *rest = taps(x, kernel, where, fill=-1e6)
-        for tap in rest:  # max(a, b) = b + relu(a - b); no ties in these cases
-            first = tap + ops.relu(first - tap)
-        return first
-
-    composition_twin(lambda x: ops.max_pool(x, **settings), composed, [x], tolerance=1e-8)  # -1e6 costs digits
-
-
-@given(op_case("avg_pool"))
-def test_avg_pool_is_a_composition(case):
-    (x,), settings = case
-    kernel = pair(settings["kernel"])
-    where = window(x, kernel, settings)
-
-    def composed(x):
-        count = sum(t.data for t in taps(Tensor(np.ones(x.shape)), kernel, where))
-        return sum(taps(x, kernel, where)) / (kernel[0] * kernel[1] if settings["count_padding"] else count)
-
-    composition_twin(lambda x: ops.avg_pool(x, **settings), composed, [x])
-
-
-@given(op_case("global_avg_pool"))
-def test_global_avg_pool_is_a_mean(case):
-    composition_twin(ops.global_avg_pool, lambda x: x.mean(axis=(1, 2)), case[0])
-
-
-def test_a_one_by_one_convolution_is_a_matrix_product():
-    rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(shape) for shape in ((2, 5, 4, 3), (1, 1, 3, 6))]
-    composition_twin(ops.conv2d, lambda x, w: x @ w[0, 0], arrays)
-
-
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)])
 def test_conv2d_of_a_real_layer_in_every_dtype(dtype, tolerance):
     rng = np.random.default_rng(1)
     x, w = rng.standard_normal((2, 9, 11, 16)).astype(dtype), rng.standard_normal((3, 5, 16, 7)).astype(dtype)
     value, _ = ops.conv2d.raw(x, w, stride=2)
     pads = resolve_padding("same", (9, 11), (3, 5), (2, 2))
-    exact = naive.naive_conv2d(x.astype(np.float64), w.astype(np.float64), None, stride=(2, 2), pads=pads)
+    exact = plain.conv2d(x.astype(np.float64), w.astype(np.float64), None, stride=(2, 2), pads=pads)
     assert value.dtype == dtype
     close(value.astype(np.float64), exact, tolerance)
 
@@ -475,5 +334,5 @@ def answers(name, arrays, settings, arrange=np.array):
 def test_the_layout_in_memory_does_not_matter(name, layout):
     """The same numbers in the inputs and in g, however they lie in memory."""
     for case in cases(name, 60):
-        for laid_out, plain in zip(answers(name, *case, layout), answers(name, *case)):
-            np.testing.assert_allclose(laid_out, plain, rtol=1e-9, atol=1e-11)
+        for laid_out, whole in zip(answers(name, *case, layout), answers(name, *case)):
+            np.testing.assert_allclose(laid_out, whole, rtol=1e-9, atol=1e-11)

@@ -15,7 +15,7 @@ import numpy as np
 from .. import ops, satm
 from ..attacks import input_gradient, logits_of
 from ..attacks.gradients import length, per_sample
-from ..backend import number
+from ..backend import scalar
 from ..layers import seed_dropout
 from ..parallel import ALONE, Team
 from ..satm import Learner, Losses, Monitor, Rules, both_halves, descend, examples, learn_from, loss_of
@@ -165,7 +165,7 @@ def embedding_terms(
     apart = features_adv - features
     embedding = (apart * apart).sum() * (1 / len(x))
     total = total + r_embedding * embedding
-    return total, {**terms, "loss": number(total.data), "embedding": number(embedding.data)}
+    return total, {**terms, "loss": scalar(total.data), "embedding": scalar(embedding.data)}
 
 
 def at_temperature(temperature: float) -> Callable[[Tensor, Array], Tensor]:
@@ -186,7 +186,7 @@ def distillation_terms(student: Learner, x: Array, y: Array, soft: Array, temper
     """Cross-entropy of the student with the teacher's soft labels, both at this temperature."""
     logits, _ = student.network(Tensor(x))
     loss = at_temperature(temperature)(logits, soft)
-    return loss, {"loss": number(loss.data), "clean": number(loss.data), "rate": satm.rate_of(logits, y)}
+    return loss, {"loss": scalar(loss.data), "clean": scalar(loss.data), "rate": satm.rate_of(logits, y)}
 
 
 def a_step_up(learner: Learner, x: Array, y: Array) -> Array:
@@ -214,5 +214,5 @@ def penalty_terms(
     slope = (there - here) * (1 / STEP)
     clean, penalty = here.mean(), (slope * slope).mean()
     total = clean + r_penalty * penalty
-    terms = {"clean": number(clean.data), "penalty": number(penalty.data), "rate": satm.rate_of(logits, y)}
-    return total, {"loss": number(total.data), **terms}
+    terms = {"clean": scalar(clean.data), "penalty": scalar(penalty.data), "rate": satm.rate_of(logits, y)}
+    return total, {"loss": scalar(total.data), **terms}

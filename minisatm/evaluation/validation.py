@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..attacks import craft
-from ..backend import numbers
+from ..backend import as_floats
 from ..parallel import ALONE, Team
 from ..satm import Learner, Losses, Rules, loss_terms
 from ..streams import stream
@@ -46,7 +46,7 @@ def validate(
         (k, b), source = job, sources[job[0]]
         with learners[k].network.mode(False), no_grad(), np.errstate(over="ignore", invalid="ignore"):
             own = loss(learners[k], *images[b], None if source is None else x_adv[source.name, b], rules)[1]
-        return numbers({"": own})[""]
+        return as_floats({"": own})[""]
 
     looks = [(k, b) for b in range(len(images)) for k in range(len(learners))]
     means: dict[str, Losses] = {learner.name: {} for learner in learners}

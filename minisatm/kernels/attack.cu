@@ -1,5 +1,5 @@
-// The steps of an attack inside the box of pixels [0, 1]. A pixel outside it, or NaN, comes out as NaN: looking at the
-// whole image first would make the host wait for the device.
+// The steps of an attack, clipped to pixels in [0, 1]. An input pixel outside [0, 1], or NaN, gives NaN: to check the
+// image first, the host would have to wait for the GPU.
 #include "common.cuh"
 
 template <typename T>
@@ -13,7 +13,7 @@ template <typename T>
 __global__ void sign_step(const T* __restrict__ x, const T* __restrict__ g, T* __restrict__ out, T step, int n) {
     const int i = element();
     if (i >= n) return;
-    const T sign = g[i] > 0 ? T(1) : g[i] < 0 ? T(-1) : g[i];    // zero, or NaN
+    const T sign = g[i] > 0 ? T(1) : g[i] < 0 ? T(-1) : g[i];    // so that 0 stays 0 and NaN stays NaN
     out[i] = in_box(x[i], x[i] + step * sign);
 }
 

@@ -1,15 +1,15 @@
-// Batch norm in train mode, forward and backward (Ioffe and Szegedy 2015); in eval mode it is scale_shift.cu.
+// Batch norm in train mode, forward and backward (Ioffe and Szegedy 2015). For eval mode see scale_shift.cu.
 #include "common.cuh"
 #include "columns.cuh"
 
-// How many values, their mean, and the sum of their squared distances from it.
+// The moments of some values: their number, their mean, and the sum of squared distances from the mean.
 template <typename T>
 struct Moments {
     T count, mean, m2;
 };
 
-// Of two sets together, from those of each (Chan et al. 1983): no difference of large squares, so a mean of a thousand
-// standard deviations costs no digits of the variance.
+// The moments of two sets together, from the moments of each (Chan et al. 1983). No large squares are subtracted, so
+// the variance keeps its digits even if the mean is a thousand standard deviations.
 template <typename T>
 __device__ Moments<T> merged(Moments<T> u, Moments<T> v) {
     const T count = u.count + v.count;
@@ -24,37 +24,37 @@ __device__ Moments<T> from_lane(Moments<T> v, int o) {
             __shfl_xor_sync(ALL_LANES, v.m2, o)};
 }
 
-// Mean and squared distances of each chunk of rows: means, m2s (chunks, C). Each thread goes by Welford's update.
+// The mean and m2 of each chunk of rows: means, m2s (chunks, C). Each thread uses Welford's update.
 template <typename T>
 __global__ void batch_norm_moments(const T* __restrict__ x, T* __restrict__ means, T* __restrict__ m2s,
                                    int rows, int C, int chunk) {
     const int c = column(), end = min(rows, (int(blockIdx.y) + 1) * chunk);
-    Moments<T> own = {0, 0, 0};
+    Moments<T> part = {0, 0, 0};
     if (c < C)
         for (int r = blockIdx.y * chunk + threadIdx.y; r < end; r += LANES) {
-            const T v = x[r * C + c], distance = v - own.mean;
-            own.count += 1;
-            own.mean += distance / own.count;
-            own.m2 += distance * (v - own.mean);
+            const T v = x[r * C + c], distance = v - part.mean;
+            part.count += 1;
+            part.mean += distance / part.count;
+            part.m2 += distance * (v - part.mean);
         }
-    const Moments<T> total = meet(own);
+    const Moments<T> total = meet(part);
     if (threadIdx.x == 0 && column_met() < C) {
         means[blockIdx.y * C + column_met()] = total.mean;
         m2s[blockIdx.y * C + column_met()] = total.m2;
     }
 }
 
-// The chunks' moments together: mean, variance (of n, not n - 1) and 1 / sqrt(variance + eps), each (C,).
+// From the moments of all chunks: mean, variance (over n, not n - 1) and 1 / sqrt(variance + eps), each (C,).
 template <typename T>
 __global__ void batch_norm_statistics(const T* __restrict__ means, const T* __restrict__ m2s, T* __restrict__ mean,
                                       T* __restrict__ variance, T* __restrict__ inverse,
                                       int rows, int C, int chunk, int chunks, T eps) {
     const int c = column();
-    Moments<T> own = {0, 0, 0};
+    Moments<T> part = {0, 0, 0};
     if (c < C)
         for (int p = threadIdx.y; p < chunks; p += LANES)
-            own = merged(own, {T(min(chunk, rows - p * chunk)), means[p * C + c], m2s[p * C + c]});
-    const Moments<T> total = meet(own);
+            part = merged(part, {T(min(chunk, rows - p * chunk)), means[p * C + c], m2s[p * C + c]});
+    const Moments<T> total = meet(part);
     if (threadIdx.x == 0 && column_met() < C) {
         mean[column_met()] = total.mean;
         variance[column_met()] = total.m2 / rows;
@@ -73,45 +73,45 @@ __global__ void batch_norm_train(const T* __restrict__ x, const T* __restrict__ 
     out[i] = relu && v < 0 ? T(0) : v;
 }
 
-// Of each chunk of rows: the sums of g and of g * (x - mean), (chunks, C) each; g counts where `out`, if given, is > 0.
+// The sums of g and of g * (x - mean) over each chunk of rows, (chunks, C) each; with relu, g is 0 where `out` is 0.
 template <typename T>
 __global__ void batch_norm_sums(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ mean,
                                 const T* __restrict__ out, T* __restrict__ g_sums, T* __restrict__ gx_sums,
                                 int rows, int C, int chunk) {
     const int c = column(), end = min(rows, (int(blockIdx.y) + 1) * chunk);
-    Sums<T> own = {0, 0};
+    Sums<T> part = {0, 0};
     if (c < C)
         for (int r = blockIdx.y * chunk + threadIdx.y; r < end; r += LANES) {
             const int i = r * C + c;
             const T cut = !out || out[i] > 0 ? g[i] : T(0);
-            own.a += cut;
-            own.b += cut * (x[i] - mean[c]);
+            part.a += cut;
+            part.b += cut * (x[i] - mean[c]);
         }
-    const Sums<T> total = meet(own);
+    const Sums<T> total = meet(part);
     if (threadIdx.x == 0 && column_met() < C) {
         g_sums[blockIdx.y * C + column_met()] = total.a;
         gx_sums[blockIdx.y * C + column_met()] = total.b;
     }
 }
 
-// The gradients of beta (sum of g) and of gamma (sum of g * (x - mean) / std), from the chunks' sums.
+// The gradients to beta (sum of g) and to gamma (sum of g * (x - mean) / std), from the sums of all chunks.
 template <typename T>
 __global__ void batch_norm_gradients(const T* __restrict__ g_sums, const T* __restrict__ gx_sums,
                                      const T* __restrict__ inverse, T* __restrict__ ggamma, T* __restrict__ gbeta,
                                      int C, int chunks) {
     const int c = column();
-    Sums<T> own = {0, 0};
+    Sums<T> part = {0, 0};
     if (c < C)
-        for (int p = threadIdx.y; p < chunks; p += LANES) own = merged(own, {g_sums[p * C + c], gx_sums[p * C + c]});
-    const Sums<T> total = meet(own);
+        for (int p = threadIdx.y; p < chunks; p += LANES) part = merged(part, {g_sums[p * C + c], gx_sums[p * C + c]});
+    const Sums<T> total = meet(part);
     if (threadIdx.x == 0 && column_met() < C) {
         gbeta[column_met()] = total.a;
         ggamma[column_met()] = total.b * inverse[column_met()];
     }
 }
 
-// gx = gamma / std * (g - share * (gbeta + (x - mean) / std * ggamma)), share = 1 / rows: the path through g itself,
-// through the mean and through the variance.
+// gx = gamma / std * (g - share * (gbeta + (x - mean) / std * ggamma)), share = 1 / rows. The second term is there
+// because the mean depends on x, the third because the variance does.
 template <typename T>
 __global__ void batch_norm_train_gx(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ mean,
                                     const T* __restrict__ inverse, const T* __restrict__ gamma,
@@ -123,7 +123,7 @@ __global__ void batch_norm_train_gx(const T* __restrict__ g, const T* __restrict
     gx[i] = gamma[c] * inverse[c] * (cut - share * (gbeta[c] + (x[i] - mean[c]) * inverse[c] * ggamma[c]));
 }
 
-// A running statistic takes a share of the batch's: running += share * (factor * batch - running), written anew.
+// A running statistic: out = (1 - share) * running + share * factor * batch.
 template <typename T>
 __global__ void running_average(const T* __restrict__ running, const T* __restrict__ batch, T* __restrict__ out,
                                 T share, T factor, int n) {

@@ -1,5 +1,5 @@
-// Convolution as an implicit matrix product: the columns of im2col.cu, found when they are needed and never stored.
-// x (N, H, W, C), w (kh, kw, C, F), g and out (N, P, Q, F); rows of a matrix are pixels, (n, p, q) or (n, h, w).
+// Convolution as a matrix product with the columns of im2col.cu, which are not stored: each number is read from the
+// image when it is needed. x (N, H, W, C), w (kh, kw, C, F), g and out (N, P, Q, F); a row of a matrix is a pixel.
 #include "common.cuh"
 #include "tile.cuh"
 
@@ -9,7 +9,7 @@ struct Shape {
 #define SHAPE int H, int W, int C, int P, int Q, int F, int kh, int kw, int sh, int sw, int top, int left
 #define SHAPE_OF {H, W, C, P, Q, F, kh, kw, sh, sw, top, left}
 
-// The columns of x: what output pixel `pixel` sees under tap `k` = (i, j, c) of its kernel.
+// The columns of x: the number under tap k = (i, j, c) of the window of output pixel (n, p, q), zero outside the image.
 template <typename T>
 struct Columns {
     const T* x;
@@ -22,7 +22,7 @@ struct Columns {
     }
 };
 
-// The same seen from an image pixel (n, h, w): the g of the output pixel whose tap k = (i, j, f) lies on it, or zero.
+// For image pixel (n, h, w): the g of the output pixel whose tap k = (i, j, f) lies on it, zero if there is none.
 template <typename T>
 struct Windows {
     const T* g;
@@ -49,7 +49,7 @@ conv2d(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b
         });
 }
 
-// gx = windows @ (w turned round), (N*H*W, kh*kw*F) @ (kh*kw*F, C).
+// gx = windows @ (w with C and F exchanged), (N*H*W, kh*kw*F) @ (kh*kw*F, C).
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
 conv2d_gx(const T* __restrict__ g, const T* __restrict__ w, T* __restrict__ gx, int N, SHAPE) {
@@ -59,8 +59,8 @@ conv2d_gx(const T* __restrict__ g, const T* __restrict__ w, T* __restrict__ gx, 
         [=](int pixel, int c, T sum) { gx[pixel * C + c] = sum; });
 }
 
-// parts[z] = columns^T @ g over the z-th `chunk` of output pixels: (kh*kw*C, chunk) @ (chunk, F). A gradient to w has
-// few rows and a long sum, so several blocks share it; their parts are summed afterwards.
+// parts[z] = columns^T @ g over the z-th chunk of output pixels: (kh*kw*C, chunk) @ (chunk, F). A gradient to w has few
+// rows and a long sum, so several blocks compute a part of the sum each; the parts are summed afterwards.
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
 conv2d_gw(const T* __restrict__ x, const T* __restrict__ g, T* __restrict__ parts, int N, SHAPE, int chunk) {

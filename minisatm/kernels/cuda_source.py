@@ -1,4 +1,4 @@
-"""The .cu files as text: which kernels they declare, with which parameters, and what a compiler is given."""
+"""The .cu files as text: the kernels that they declare, their parameters, and the text that a compiler gets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 OPTIONS = ("--std=c++17",)
-NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}  # what T can be
+NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}  # the types that T can be
 
 KERNEL = re.compile(r"template <typename T>\s+__global__ void(?: \w+\(\w+\))?\s+(\w+)\((.*?)\) *\{", re.S)
-MACRO = re.compile(r"^#define (\w+) (int .*)$", re.M)  # parameters that several kernels have in common
+MACRO = re.compile(r"^#define (\w+) (int .*)$", re.M)  # parameters that several kernels share
 
 
 class Parameter(NamedTuple):
@@ -32,7 +32,7 @@ class Kernel(NamedTuple):
 
 
 def source(file: str, changed: dict[str, str] | None = None) -> str:
-    """The text of a .cu file, with the files that it includes; `changed`: other texts for some of these, by name."""
+    """The text of a .cu file with its include files; changed: {file name: text} to use in place of a file's text."""
 
     def text(name: str) -> str:
         return changed[name] if changed and name in changed else (FOLDER / name).read_text()
@@ -43,14 +43,14 @@ def source(file: str, changed: dict[str, str] | None = None) -> str:
 @cache
 def catalogue() -> dict[str, Kernel]:
     """Every kernel by name, as the .cu files declare them."""
-    found = {}
+    kernels = {}
     for path in sorted(FOLDER.glob("*.cu")):
         text = path.read_text()
         for macro, parameters in MACRO.findall(text):
             text = re.sub(rf"(?<!#define )\b{macro}\b", parameters, text)
         for name, parameters in KERNEL.findall(text):
-            found[name] = Kernel(name, path.name, tuple(_parameter(p) for p in parameters.split(",")))
-    return found
+            kernels[name] = Kernel(name, path.name, tuple(_parameter(p) for p in parameters.split(",")))
+    return kernels
 
 
 def _parameter(text: str) -> Parameter:
@@ -60,5 +60,5 @@ def _parameter(text: str) -> Parameter:
 
 
 def instances(file: str, dtype: Any) -> list[str]:
-    """The names under which a file's kernels are compiled for this dtype."""
+    """The names of a file's kernels as they are compiled for this dtype, such as "relu<float>"."""
     return [f"{k.name}<{NAMES[dtype]}>" for k in catalogue().values() if k.file == file]

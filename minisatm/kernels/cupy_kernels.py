@@ -1,7 +1,7 @@
-"""The kernels on CuPy arrays: the same names and signatures as numpy_kernels.py, which says what each computes.
+"""The kernels on CuPy arrays: the same names, arguments and results as in plain.py, which has the formulas.
 
-The work is in the .cu files beside this one; here are the shapes of the launches and the choice between our own
-products and cuBLAS. Nothing here waits for the device.
+The .cu files in this folder do the work. This file has the shapes of the launches, and the choice between our matrix
+products and cuBLAS. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import cupy
 import numpy as np
 from cupy._core import _routines_linalg as linalg
 
-from .blocks import Pads, Pair, output_size
 from .launch import each, launch
+from .plain import Array, Pads, Pair, output_size
 
-Array = Any  # cupy.ndarray
 Shape = tuple[int, ...]
 
-cublas = True  # False: no product but our own, which can be read
-tf32 = False  # convolutions through cuBLAS round their factors to TF32, as PyTorch's do by default
+cublas = True  # False: all matrix products by the .cu files, which a reader can follow
+tf32 = False  # True: convolutions by cuBLAS round their factors to TF32, as PyTorch's do by default
 
-COLUMN_BYTES = 2**26  # of columns at a time
-WORTH_COLUMNS = 32  # filters
-SIDE, TILE = 64, (256,)  # of a block in tile.cuh: outputs along a side, and threads
-LANES, SQUARE = 32, (32, 32)  # of columns.cuh: channels, and threads
-CHUNK_ROWS, CHUNKS = 512, 256  # of channel sums: rows that a block takes at least, and blocks at most
-PIXELS = 4096  # that a block of conv2d_gw sums at least
+COLUMN_BYTES = 2**26  # the largest size of the columns that exist at one time
+WORTH_COLUMNS = 32  # from so many filters on, columns and cuBLAS are used
+SIDE, TILE = 64, (256,)  # a block in tile.cuh: 64 x 64 outputs, 256 threads
+LANES, SQUARE = 32, (32, 32)  # a block in columns.cuh: 32 channels, 32 x 32 threads
+CHUNK_ROWS, CHUNKS = 512, 256  # channel sums: at least 512 rows in a block, at most 256 blocks
+PIXELS = 4096  # at least so many pixels in a block of conv2d_gw
 
 
 def _empty(shape: Shape, like: Array) -> Array:
@@ -35,7 +34,7 @@ def _empty(shape: Shape, like: Array) -> Array:
 
 
 def _whole(*arrays: Array | None) -> list[Any]:
-    """Contiguous, as the kernels want them; a copy only of views that are not."""
+    """The arrays as contiguous ones, as the kernels need them; only what is not contiguous is copied."""
     return [a if a is None else cupy.ascontiguousarray(a) for a in arrays]
 
 
@@ -43,24 +42,24 @@ def _whole(*arrays: Array | None) -> list[Any]:
 
 
 def by_columns(filters: int) -> bool:
-    """Are columns and cuBLAS faster than the implicit product? From 32 filters on they should be.
+    """Are columns and cuBLAS faster than conv2d.cu, which makes no columns? Probably from 32 filters on.
 
-    Each number of a column is written and read once more (8 bytes), and takes part in 2 * filters operations. At 4 TB/s
-    and with 20 TFLOP/s from our tiles against 50 from cuBLAS, that pays from about 30 filters on. These paces are
-    assumed, not measured: tests/benchmarks/gpu.py times both ways for each layer.
+    Each number of a column is written and read once more (8 bytes), and is used in 2 * filters operations. With 4 TB/s
+    of memory, 20 TFLOP/s for conv2d.cu and 50 for cuBLAS, columns pay from about 30 filters on. These speeds are
+    assumed, not measured: tests/benchmarks/gpu.py times both algorithms for each layer.
     """
     return cublas and filters >= WORTH_COLUMNS
 
 
 def use_tf32(on: bool) -> None:
-    """Convolutions in TF32; or, whatever the environment variable CUPY_TF32 says, everything in plain float32."""
+    """Convolutions in TF32 (True); or everything in float32 (False), whatever the variable CUPY_TF32 says."""
     global tf32
     tf32 = on
     linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_DEFAULT)
 
 
 def _product(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a @ b by cuBLAS, for a convolution: in TF32 if asked."""
+    """a @ b by cuBLAS, in TF32 if use_tf32 asked for it."""
     if not tf32 or a.dtype != np.float32:
         return cupy.matmul(a, b, out=out)
     linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32)
@@ -71,12 +70,12 @@ def _product(a: Array, b: Array, out: Array | None = None) -> Array:
 
 
 def _is_dense(kernel: Pair, pads: Pads) -> bool:
-    """A 1x1 kernel: the image is its own columns."""
+    """Is it a 1x1 kernel? Then the image itself is the matrix of columns."""
     return cublas and tuple(kernel) == (1, 1) and not any(map(sum, pads))
 
 
 def _images(x: Array, P: int, Q: int, K: int) -> list[slice]:
-    """Cut the batch so that the columns of each part fit COLUMN_BYTES; one image at least."""
+    """Cut the batch so that the columns of each part fit COLUMN_BYTES; a part has at least one image."""
     step = max(1, COLUMN_BYTES // (P * Q * K * x.dtype.itemsize))
     return [slice(n, min(n + step, len(x))) for n in range(0, len(x), step)]
 
@@ -94,7 +93,7 @@ def conv2d(
 ) -> Array:
     x, w, b = _whole(x, w, b)
     (N, H, W, C), (kh, kw, _, F) = x.shape, w.shape
-    P, Q = (output_size(n, k, s, p) for n, k, s, p in zip((H, W), (kh, kw), stride, pads))
+    P, Q = output_size((H, W), (kh, kw), stride, pads)
     out = _empty((N, P, Q, F), x)
     dense = _is_dense((kh, kw), pads)
     if not dense and not by_columns(F):
@@ -159,7 +158,7 @@ def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads, exa
 
 
 def _tiles(M: int, N: int) -> tuple[int, int]:
-    """The grid of tile.cuh for a product of shape (M, N)."""
+    """The grid of blocks (tile.cuh) for a product of shape (M, N)."""
     return -(-M // SIDE), -(-N // SIDE)
 
 
@@ -203,7 +202,7 @@ def linear_gw(x: Array, g: Array) -> Array:
 
 
 def _mapped(name: str, arrays: Sequence[Any], *settings: Any) -> Array:
-    """A new array like the first of these, one thread an element: the kernel takes arrays, out, settings, n."""
+    """Run an element-wise kernel (arrays, out, settings, n), a thread for each element of out: a new array."""
     out = _empty(arrays[0].shape, arrays[0])
     each(name, out.size, *_whole(*arrays), out, *settings, out.size)
     return out
@@ -245,11 +244,11 @@ def running_average(running: Array, batch: Array, share: float, factor: float = 
     return _mapped("running_average", [running, batch], share, factor)
 
 
-# --- channels: a block takes 32 of them and a chunk of rows ---------------------------------------------------------
+# --- sums per channel: a block takes 32 channels and a chunk of rows ------------------------------------------------
 
 
 def _chunks(x: Array) -> tuple[int, int, int, tuple[int, int], tuple[int]]:
-    """Rows, rows in a chunk, chunks, and the grids of the first and of the second launch."""
+    """(rows, rows in a chunk, chunks, grid of the first launch, grid of the second launch)."""
     rows, C = x.size // x.shape[-1], x.shape[-1]
     chunk = max(CHUNK_ROWS, -(-rows // CHUNKS))
     chunks, groups = -(-rows // chunk), -(-C // LANES)
@@ -297,9 +296,9 @@ def batch_norm_train_gx(
 
 
 def _pool(x: Array, kernel: Pair, stride: Pair, pads: Pads, ceil: bool = False) -> tuple[Shape, tuple[int, ...]]:
-    """The shape of the output, and the kernels' arguments H, W, C, P, Q, kh, kw, sh, sw, top, left."""
+    """The output's shape, and the arguments H, W, C, P, Q, kh, kw, sh, sw, top, left of the pooling kernels."""
     N, H, W, C = x.shape
-    P, Q = (output_size(n, k, s, p, ceil) for n, k, s, p in zip((H, W), kernel, stride, pads))
+    P, Q = output_size((H, W), kernel, stride, pads, ceil)
     return (N, P, Q, C), (H, W, C, P, Q, *kernel, *stride, pads[0][0], pads[1][0])
 
 
@@ -338,7 +337,7 @@ def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads,
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    (N, C), warps = logits.shape, 4  # rows to a block, a warp each
+    (N, C), warps = logits.shape, 4  # a block has 4 warps, each computes one row
     loss, gradient = _empty((N,), logits), _empty((N, C), logits)
     launch("softmax_cross_entropy", (-(-N // warps),), (LANES, warps), *_whole(logits, labels), loss, gradient, N, C)
     return loss, gradient

@@ -1,4 +1,4 @@
-// Dropout and its gradient: what is kept is scaled up. The draw comes from the host: the same on every backend.
+// Dropout and its gradient: x * scale where keep is 1, else 0. The host draws the mask: the same on every backend.
 #include "common.cuh"
 
 template <typename T>

@@ -1,9 +1,9 @@
-// The columns of an image: one row per output pixel, with all that its kernel covers, zeros outside the image.
+// The columns of an image: a row for each output pixel, with all numbers of its window, zero outside the image.
 // conv2d is then one matrix product, columns (N*P*Q, kh*kw*C) @ w (kh*kw*C, F), as in im2col.py.
 #include "common.cuh"
 #include "windows.cuh"
 
-// x (N, H, W, C) -> columns (N*P*Q, kh*kw*C); a thread to each of the n = N*P*Q*C channels of an output pixel.
+// x (N, H, W, C) -> columns (N*P*Q, kh*kw*C); n = N*P*Q*C threads, one for each output pixel and channel.
 template <typename T>
 __global__ void im2col(const T* __restrict__ x, T* __restrict__ columns, int H, int W, int C, int P, int Q,
                        int kh, int kw, int sh, int sw, int top, int left, int n) {
@@ -18,7 +18,7 @@ __global__ void im2col(const T* __restrict__ x, T* __restrict__ columns, int H, 
         }
 }
 
-// Its adjoint, columns (N*P*Q, kh*kw*C) -> gx (N, H, W, C): each pixel gathers its copies from all windows it is in.
+// Its adjoint, columns (N*P*Q, kh*kw*C) -> gx (N, H, W, C): each pixel is the sum of its copies in all windows.
 template <typename T>
 __global__ void col2im(const T* __restrict__ columns, T* __restrict__ gx, int H, int W, int C, int P, int Q,
                        int kh, int kw, int sh, int sw, int top, int left, int n) {

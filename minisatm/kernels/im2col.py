@@ -1,6 +1,7 @@
-"""Convolution as matrix products with the columns of the image, built in blocks that fit the cache.
+"""Convolution by im2col: a matrix product of the image's columns and the weights, in blocks that fit the cache.
 
-The way for every kernel, stride and dtype. A 1x1 kernel of stride 1 needs no columns: the image is its own.
+A row of the matrix "columns" is the window of one output pixel, (kh*kw*C,). It serves every kernel, stride and dtype.
+For a 1x1 kernel of stride 1 the image itself is the matrix.
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..parallel import on_cores, shares
-from .blocks import CACHE, Array, Block, Frame, Pads, Pair, add_up, finish, image_blocks, largest, output_size
+from .blocks import CACHE, Block, Frame, add_up, finish, image_blocks, largest
+from .plain import Array, Pads, Pair, crop, output_size, taps
 
-COLUMN_BYTES = 2**22  # columns stay in the cache from the copy to the product (measured: 1 to 8 MB do about as well)
+COLUMN_BYTES = 2**22  # small enough to stay in the cache until the product (measured: 1 to 8 MB are about equal)
 
 
 def conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads, relu: bool = False) -> Array:
-    """out[n, p, q, f] = sum_ijc x[n, p*sh + i - top, q*sw + j - left, c] w[i, j, c, f] + b[f]; zeros outside x.
-
-    x (N, H, W, C), w (kh, kw, C, F), b (F,) or None -> (N, P, Q, F).
-    """
-    *kernel, _, F = w.shape
-    P, Q = (output_size(n, k, s, p) for n, k, s, p in zip(x.shape[1:3], kernel, stride, pads))
+    """plain.conv2d: x (N, H, W, C), w (kh, kw, C, F), b (F,) or None -> (N, P, Q, F)."""
+    kernel, F = w.shape[:2], w.shape[3]
+    P, Q = output_size(x.shape[1:3], kernel, stride, pads)
     out = np.empty((len(x), P, Q, F), x.dtype)
     r = neighbours(kernel, F, Q)
     flat = _side_by_side(w, r, stride[1]).reshape(-1, r * F)
@@ -40,39 +39,42 @@ def conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads, rel
 
 
 def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads) -> Array:
-    """Gradient of conv2d to w: the columns, built again block by block, times g (N, P, Q, F) -> (kh, kw, C, F)."""
+    """plain.conv2d_gw: columns^T @ g, block by block; x (N, H, W, C), g (N, P, Q, F) -> (kh, kw, C, F).
+
+    The columns are built again here: to keep them from the forward pass would take too much memory.
+    """
     C, F = x.shape[3], g.shape[3]
     P, Q = g.shape[1:3]
     r = neighbours(kernel, F, Q)
     patch = kernel[0] * (kernel[1] + (r - 1) * stride[1]) * C
-    # a block adds a whole gw: without columns to keep in the cache it had better be long
+    # make 1x1 blocks large (they have no columns that must fit the cache): each block adds a whole gw, which costs time
     least = 4 * C * F / (C + F) if tuple(kernel) == (1, 1) else 0
 
     def part(blocks: Sequence[Block]) -> Array:
         gw, product = np.zeros((2, patch, r * F), x.dtype)
         for images, rows, columns in column_blocks(x, kernel, stride, pads, Q, r, blocks):
-            own = g[images, rows].reshape(-1, r * F)
-            gw += np.matmul(columns.T, own, out=product)  # (kh*kw*C, M) @ (M, F) -> (kh*kw*C, F), for r = 1
+            part_g = g[images, rows].reshape(-1, r * F)
+            gw += np.matmul(columns.T, part_g, out=product)  # (kh*kw*C, M) @ (M, F) -> (kh*kw*C, F), for r = 1
         return gw
 
-    gw: Any = add_up(on_cores(part, shares(blocks_of(x, kernel, (P, Q), F, least))))
+    gw = add_up(on_cores(part, shares(blocks_of(x, kernel, (P, Q), F, least))))
     wide = gw.reshape(kernel[0], -1, C, r, F)
     return add_up([wide[:, i * stride[1] : i * stride[1] + kernel[1], :, i] for i in range(r)])
 
 
 def neighbours(kernel: Sequence[int], filters: int, columns: int) -> int:
-    """How many neighbouring output pixels one row of columns makes: r = 4, 2 or 1.
+    """How many neighbouring output pixels one row of columns gives: r = 4, 2 or 1.
 
-    r pixels of F filters are one pixel of r * F filters, under a kernel r - 1 strides wider that moves r strides at a
-    time. That multiplies some zeros, but copies fewer and longer runs and makes a product that is less narrow: worth it
-    up to 4 filters for r = 4 and up to 16 for r = 2 (measured on 3x3 and 7x7 kernels), where r divides the row.
+    r pixels of F filters are one pixel of r * F filters, whose kernel is r - 1 strides wider and moves r strides at a
+    time. This multiplies some zeros, but the copies are longer and the product is less narrow. It pays up to 4 filters
+    for r = 4 and up to 16 for r = 2 (measured on 3x3 and 7x7 kernels), where r divides the number of output columns.
     """
     most = 1 if tuple(kernel) == (1, 1) else 4 if filters <= 4 else 2 if filters <= 16 else 1
     return next(r for r in (4, 2, 1) if r <= most and columns % r == 0)
 
 
 def _side_by_side(w: Array, r: int, stride: int) -> Array:
-    """The kernel for r neighbouring pixels at once: (kh, kw, C, F) -> (kh, kw + (r-1)*stride, C, r, F)."""
+    """The weights for r neighbouring pixels at once: (kh, kw, C, F) -> (kh, kw + (r-1)*stride, C, r, F)."""
     if r == 1:
         return w
     kh, kw, C, F = w.shape
@@ -83,15 +85,15 @@ def _side_by_side(w: Array, r: int, stride: int) -> Array:
 
 
 def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, conv: Any = conv2d) -> Array:
-    """Gradient of conv2d to x: g (N, P, Q, F), w (kh, kw, C, F) -> (N, H, W, C), with size = (H, W).
+    """plain.conv2d_gx: g (N, P, Q, F), w (kh, kw, C, F) -> (N, H, W, C), size = (H, W).
 
-    With stride s a pixel meets only the taps i = row + top (mod s): each of the s*s classes of pixels is an ordinary
-    stride-1 convolution of g with those taps, flipped. For s = 1 that is the one convolution with the flipped kernel.
-    `conv` does those convolutions.
+    For stride 1 it is a convolution of g with the flipped kernel. For stride s a pixel in row h of the image lies only
+    under the taps i with i = h + top (mod s): so there are s * s classes of pixels, and the gradient to each class is a
+    convolution of stride 1 of g with the taps of that class, flipped. conv is the function that convolves.
     """
     kh, kw, C, F = w.shape
     few = kh * kw > 1 and F > 2 * C and (C == 1 or C >= 16)
-    if few and 0 < g[:1].nbytes <= CACHE:  # measured: there it takes 0.2 to 0.7 of the time
+    if few and 0 < g[:1].nbytes <= CACHE:  # measured: it takes 0.2 to 0.7 of the time there
         return conv2d_gx_by_taps(g, w, size=size, stride=stride, pads=pads)
     classes = [[_phase(r, s, k, n, p, m) for r in range(s)]
                for s, k, n, p, m in zip(stride, w.shape[:2], size, pads, g.shape[1:3])]  # fmt: skip
@@ -101,43 +103,45 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, conv:
     gx = np.zeros((len(g), *size, w.shape[2]), g.dtype)
     for r, (first_row, count_rows, top) in enumerate(classes[0]):
         for c, (first_column, count_columns, left) in enumerate(classes[1]):
-            taps = w[r :: stride[0], c :: stride[1]]
-            if taps.size and count_rows > 0 and count_columns > 0:
-                gx[:, first_row :: stride[0], first_column :: stride[1]] = _correlate_flipped(g, taps, top, left, conv)
+            part = w[r :: stride[0], c :: stride[1]]
+            if part.size and count_rows > 0 and count_columns > 0:
+                gx[:, first_row :: stride[0], first_column :: stride[1]] = _correlate_flipped(g, part, top, left, conv)
     return gx
 
 
 def conv2d_gx_by_taps(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
-    """The same, one tap of the kernel at a time: its product with g is added to the pixels that it met.
+    """plain.conv2d_gx tap by tap, as there, but in blocks.
 
-    For few input channels and many filters, where columns of g would be far larger than g, which stays in the cache.
+    For few channels and many filters: there the columns of g would be far larger than g, which stays in the cache.
     """
-    (kh, kw, C, F), (N, P, Q, _), (sh, sw), ((top, bottom), (left, right)) = w.shape, g.shape, stride, pads
-    taps = np.ascontiguousarray(w.swapaxes(2, 3))
+    (kh, kw, C, F), (N, P, Q, _), ((top, bottom), (left, right)) = w.shape, g.shape, pads
+    flipped = np.ascontiguousarray(w.swapaxes(2, 3))
     gx = np.empty((N, *size, C), g.dtype)
 
     def part(blocks: Sequence[Block]) -> None:
         for images, _ in blocks:
-            own = g[images]
-            padded = np.zeros((len(own), size[0] + top + bottom, size[1] + left + right, C), g.dtype)
-            for i in range(kh):
-                for j in range(kw):
-                    met = padded[:, i : i + sh * (P - 1) + 1 : sh, j : j + sw * (Q - 1) + 1 : sw]
-                    met += np.matmul(own.reshape(-1, F), taps[i, j]).reshape(met.shape)  # (n*P*Q, F) @ (F, C)
-            gx[images] = padded[:, top : top + size[0], left : left + size[1]]
+            part_g = g[images]
+            padded = np.zeros((len(part_g), size[0] + top + bottom, size[1] + left + right, C), g.dtype)
+            for i, j, view in taps(padded, (kh, kw), stride, (P, Q)):
+                view += np.matmul(part_g.reshape(-1, F), flipped[i, j]).reshape(view.shape)  # (n*P*Q, F) @ (F, C)
+            gx[images] = crop(padded, pads, size)
 
     on_cores(part, shares(image_blocks(N, 1, 4 * CACHE / g[:1].nbytes, g.size * kh * kw * C)))
     return gx
 
 
 def _phase(r: int, s: int, k: int, n: int, pads: Pair, m: int) -> tuple[int, int, Pair]:
-    """For the pixels whose padded place is r (mod s): the first one, how many, and the padding (or cropping) of g."""
-    first, last = -((r - pads[0]) // s), (pads[0] + n - 1 - r) // s  # they stand at s*q + r, q = first..last
-    taps = -(-(k - r) // s)
-    return s * first + r - pads[0], last - first + 1, (taps - 1 - first, last + 1 - m)
+    """Along one axis, of the pixels whose padded place is r (mod s): the first, how many, and the padding that g needs.
+
+    A negative padding means that g is cropped.
+    """
+    first, last = -((r - pads[0]) // s), (pads[0] + n - 1 - r) // s  # their padded places are s*q + r, q = first..last
+    count = -(-(k - r) // s)  # taps of this class
+    return s * first + r - pads[0], last - first + 1, (count - 1 - first, last + 1 - m)
 
 
 def _correlate_flipped(g: Array, w: Array, top: Pair, left: Pair, conv: Any) -> Array:
+    """A convolution of stride 1 of g with w flipped; where the padding is negative, g is cropped first."""
     (top_crop, bottom_crop), (left_crop, right_crop) = ((max(-lo, 0), max(-hi, 0)) for lo, hi in (top, left))
     g = g[:, top_crop : g.shape[1] - bottom_crop, left_crop : g.shape[2] - right_crop]
     pads = ((max(top[0], 0), max(top[1], 0)), (max(left[0], 0), max(left[1], 0)))
@@ -145,10 +149,7 @@ def _correlate_flipped(g: Array, w: Array, top: Pair, left: Pair, conv: Any) -> 
 
 
 def blocks_of(x: Array, kernel: Sequence[int], out: tuple[int, ...], filters: int, least: float = 0) -> list[Block]:
-    """The blocks whose columns fit COLUMN_BYTES; where an image is smaller than that, several images.
-
-    least: pixels that a block has in any case.
-    """
+    """Blocks whose columns fit COLUMN_BYTES: rows of one image, or several small images. least: pixels in a block."""
     row = out[1] * kernel[0] * kernel[1] * x.shape[3]  # numbers in the columns of one row of the output
     most = max(COLUMN_BYTES / (row * x.itemsize), least / out[1])
     return image_blocks(len(x), out[0], most, len(x) * out[0] * row * filters)
@@ -157,11 +158,11 @@ def blocks_of(x: Array, kernel: Sequence[int], out: tuple[int, ...], filters: in
 def column_blocks(
     x: Array, kernel: Sequence[int], stride: Pair, pads: Pads, Q: int, r: int, blocks: Sequence[Block]
 ) -> Iterator[tuple[slice, slice, Array]]:
-    """Yield (images, output rows, columns) for these blocks of the output, whose rows are Q wide.
+    """Yield (images, output rows, columns) for these blocks of the output, which is Q pixels wide.
 
-    columns (M, kh*kw*C) has one row per output pixel of the block, or per r neighbouring ones, under the wider kernel.
-    It is one buffer, overwritten by the next block: the whole im2col matrix (3.7 GB for VGG16's conv1_2 at batch 32)
-    never exists.
+    columns (M, kh*kw*C) has a row for each output pixel of the block, or for each r neighbouring pixels (see
+    neighbours). It is one buffer that the next block overwrites: the matrix of the whole batch, 3.7 GB for VGG16's
+    conv1_2 at batch 32, is never made.
     """
     C, (kh, kw), (sh, sw) = x.shape[3], kernel, stride
     if kh == kw == sh == sw == 1 and not any(map(sum, pads)):
@@ -175,8 +176,8 @@ def column_blocks(
     for images, rows in blocks:
         image = frame.rows(images, rows)
         bn, bh, bw, _ = image.strides
-        bc = image.itemsize  # of an axis of length one (a grey image's channel) NumPy may give any stride
-        # (m, k, Q, kh, kw*C): a kernel row of kw pixels by C channels lies contiguous in the image
+        bc = image.itemsize  # not image.strides[3]: for an axis of length 1 (a grey image) NumPy may give any stride
+        # (m, k, Q, kh, kw*C): a row of the window, kw pixels of C channels, is contiguous in the image
         shape = (images.stop - images.start, rows.stop - rows.start, Q, kh, kw * C)
         columns = buffer[: shape[0] * shape[1] * Q]
         np.copyto(columns.reshape(shape), as_strided(image, shape, (bn, sh * bh, sw * bw, bh, bc)))

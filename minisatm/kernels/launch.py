@@ -1,7 +1,7 @@
-"""The one door to the GPU: compiles each .cu file once per dtype, and checks every launch.
+"""Launch a kernel on the GPU: each .cu file is compiled once per dtype, and the arguments of every launch are checked.
 
-CUDA itself checks nothing: a NumPy array of one element would pass by value, a float64 array for a float pointer would
-be read as noise. So a launch here takes CuPy arrays of the kernel's own dtype, whole and in order, and Python numbers.
+CUDA itself checks nothing: it would read a float64 array as float32 numbers, and the result would be noise. So a launch
+here takes only contiguous CuPy arrays of the kernel's dtype, and Python numbers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from ..errors import InputError
 from .cuda_source import NAMES, OPTIONS, Parameter, catalogue, instances, source
 
-THREADS = 256  # of a block where each thread makes one element
-LARGEST = 2**31 - 2**16  # elements of an array: the kernels count in 32 bits
+THREADS = 256  # in a block, where each thread computes one element
+LARGEST = 2**31 - 2**16  # elements in an array: the kernels count with 32-bit integers
 BYTES = np.dtype(np.uint8)
-NULL = np.uint64(0)  # not None: CuPy 13 passes that as 0xffffffff
+NULL = np.uint64(0)  # the null pointer; CuPy 13 would pass None as 0xffffffff
 WHOLE, REAL = (int, np.integer), (float, int)
 
 
@@ -33,9 +33,9 @@ def _function(name: str, dtype: Any) -> Any:
 
 
 def launch(name: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
-    """Start a kernel for arrays of one dtype, T; None is a null pointer. A grid with no blocks does nothing.
+    """Start a kernel on arrays of one dtype (T in the .cu file); None is a null pointer. An empty grid does nothing.
 
-    Raises TypeError for an argument that the kernel's declaration does not allow.
+    Raises TypeError for an argument that does not fit the kernel's declaration.
     """
     kernel = catalogue()[name]
     if len(args) != len(kernel.parameters):
@@ -54,7 +54,7 @@ def each(name: str, count: int, *args: Any) -> None:
 
 
 def _checked(value: Any, parameter: Parameter, dtype: Any, kernel: str) -> Any:
-    """The argument as CuPy takes it: an array as it is, None as a null pointer, a number in its parameter's width."""
+    """The argument as CuPy takes it: an array, a null pointer for None, or a number of the parameter's type."""
     name, kind, pointer = parameter
     if pointer:
         if value is None:
@@ -69,7 +69,7 @@ def _checked(value: Any, parameter: Parameter, dtype: Any, kernel: str) -> Any:
             )
         if value.size > LARGEST:
             raise InputError(
-                f"{kernel}: {name} has {value.size:,} elements, more than kernels can count: use a smaller batch."
+                f"{kernel}: {name} has {value.size:,} elements, more than the kernels can count: use a smaller batch."
             )
         return value
     if kind == "int" and isinstance(value, WHOLE) and -(2**31) <= value < 2**31:

@@ -1,4 +1,4 @@
-// Dense layers as matrix products in tiles: what cuBLAS does faster, to be read. x (N, D), w (D, F), g and out (N, F).
+// Dense layers as matrix products in tiles; cuBLAS is faster, this can be read. x (N, D), w (D, F), g and out (N, F).
 #include "common.cuh"
 #include "tile.cuh"
 

@@ -1,9 +1,8 @@
-"""The kernels on NumPy arrays, channels last: layers, batch norm, loss, the steps of attacks and optimisers.
+"""The fast kernels on NumPy arrays: the same names, arguments and results as in plain.py, which has the formulas.
 
-No tape here: arrays and settings in, arrays out; inputs are only read (but by an optimiser's step). Each forward kernel
-has a twin of plain loops in naive.py, and each gradient is held against its forward as the adjoint. This is the list of
-what a backend must have; cupy_kernels.py has the same for CuPy arrays. The convolutions themselves are in im2col.py and
-winograd.py, the pools in pooling.py.
+__all__ is the list of what a backend must have; cupy_kernels.py has the same for CuPy arrays. Work is done in blocks
+that fit a core's cache, on all free cores (blocks.py). Convolution is in im2col.py and winograd.py, pooling in
+pooling.py. Only the steps of the optimisers change their inputs.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import numpy as np
 
 from ..parallel import on_cores, with_one_blas_thread
 from . import blocks, im2col, winograd
-from .blocks import Array, Pads, Pair, as_rows, on_rows, output_size, slices, tiled, zeros
+from .blocks import as_rows, on_rows, slices, tiled, zeros
+from .plain import Array, Pads, Pair, output_size
 from .pooling import avg_pool, avg_pool_gx, max_pool, max_pool_gx
 
 __all__ = [
@@ -27,11 +27,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-# --- convolution: x (N, H, W, C), w (kh, kw, C, F), b (F,), g (N, P, Q, F) -----------------------------------------
-
-
 def _by_winograd(w_shape: tuple[int, ...], stride: Pair, out: tuple[int, ...], dtype: Any, exact: bool) -> bool:
-    """3x3 kernels of stride 1 in float32, where it multiplies less; float64 is for checking, so it stays exact."""
+    """Is it a 3x3 kernel of stride 1 in float32, and is Winograd's algorithm faster? float64 is for exact checks."""
     return (
         not exact and dtype == np.float32 and w_shape[:2] == (3, 3) and stride == (1, 1)
         and winograd.pays(out, *w_shape[2:])
@@ -42,8 +39,8 @@ def _by_winograd(w_shape: tuple[int, ...], stride: Pair, out: tuple[int, ...], d
 def conv2d(
     x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads, relu: bool = False, exact: bool = False
 ) -> Array:
-    """im2col.conv2d, by Winograd's way where that is faster, unless `exact`; `relu`: then max(out, 0)."""
-    out = tuple(output_size(n, k, s, p) for n, k, s, p in zip(x.shape[1:3], w.shape, stride, pads))
+    """plain.conv2d, by Winograd's algorithm where that is faster (and not exact), else by im2col."""
+    out = output_size(x.shape[1:3], w.shape[:2], stride, pads)
     if _by_winograd(w.shape, stride, out, x.dtype, exact):
         return winograd.conv2d(x, w, b, pads=pads, relu=relu)
     return im2col.conv2d(x, w, b, stride=stride, pads=pads, relu=relu)
@@ -51,7 +48,7 @@ def conv2d(
 
 @with_one_blas_thread
 def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
-    """Gradient of conv2d to x, as convolutions of g: (N, P, Q, F) -> (N, H, W, C), with size = (H, W)."""
+    """plain.conv2d_gx, as convolutions of g: (N, P, Q, F) -> (N, H, W, C), size = (H, W)."""
 
     def conv(*arrays: Any, **where: Any) -> Array:
         return conv2d(*arrays, **where, exact=exact)
@@ -61,41 +58,35 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact
 
 @with_one_blas_thread
 def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
-    """Gradient of conv2d to w: (N, H, W, C), (N, P, Q, F) -> (kh, kw, C, F)."""
+    """plain.conv2d_gw: (N, H, W, C), (N, P, Q, F) -> (kh, kw, C, F)."""
     if _by_winograd((*kernel, x.shape[3], g.shape[3]), stride, g.shape[1:3], x.dtype, exact):
         return winograd.conv2d_gw(x, g, pads=pads)
     return im2col.conv2d_gw(x, g, kernel=kernel, stride=stride, pads=pads)
 
 
-# --- dense layers: x (N, D), w (D, F), b (F,), g (N, F); the weights are far larger than the batch, so they are cut --
-
-
 def linear(x: Array, w: Array, b: Array | None) -> Array:
-    """x @ w + b: -> (N, F)."""
+    """plain.linear, with w cut into parts for the cores, since it is far larger than the batch."""
     out = np.empty((len(x), w.shape[1]), x.dtype)
     on_cores(lambda f: np.matmul(x, w[:, f], out=out[:, f]), slices(w.shape[1], w.size))  # (N, D) @ (D, F)
     return out if b is None else np.add(out, b, out=out)
 
 
 def linear_gx(g: Array, w: Array) -> Array:
-    """Gradient of linear to x: -> (N, D)."""
+    """plain.linear_gx, likewise."""
     gx = np.empty((len(g), len(w)), g.dtype)
     on_cores(lambda d: np.matmul(g, w[d].T, out=gx[:, d]), slices(len(w), w.size))  # (N, F) @ (F, D)
     return gx
 
 
 def linear_gw(x: Array, g: Array) -> Array:
-    """Gradient of linear to w: -> (D, F)."""
+    """plain.linear_gw, likewise."""
     gw = np.empty((x.shape[1], g.shape[1]), g.dtype)
     on_cores(lambda d: np.matmul(x[:, d].T, g, out=gw[d]), slices(len(gw), gw.size))  # (D, N) @ (N, F)
     return gw
 
 
-# --- element-wise ------------------------------------------------------------------------------------------------
-
-
 def _in_blocks(work: Callable[..., Any], *arrays: Array) -> None:
-    """work(*parts) for matching parts of arrays of one shape, which it fills or changes in place."""
+    """Call work(*parts) for matching parts of arrays of one shape; work fills or changes some of them in place."""
     if arrays[0].nbytes <= blocks.SMALL or not all(a.flags.c_contiguous for a in arrays):
         work(*arrays)
         return
@@ -104,7 +95,7 @@ def _in_blocks(work: Callable[..., Any], *arrays: Array) -> None:
 
 
 def add(a: Array, b: Array) -> Array:
-    """a + b, of two arrays of one shape."""
+    """a + b, two arrays of one shape."""
     out = np.empty(a.shape, a.dtype)
     _in_blocks(lambda a, b, out: np.add(a, b, out=out), a, b, out)
     return out
@@ -118,7 +109,7 @@ def relu(x: Array) -> Array:
 
 
 def add_relu(a: Array, b: Array) -> Array:
-    """max(a + b, 0), of two arrays of one shape."""
+    """max(a + b, 0), two arrays of one shape."""
     out = np.empty(a.shape, a.dtype)
 
     def part(a: Array, b: Array, out: Array) -> None:
@@ -130,14 +121,14 @@ def add_relu(a: Array, b: Array) -> Array:
 
 
 def relu_gx(g: Array, out: Array) -> Array:
-    """Gradient of relu: g where the output is above zero."""
+    """plain.relu_gx: g where the output is above zero, else 0."""
     gx = np.empty(g.shape, g.dtype)
     _in_blocks(lambda g, out, gx: np.multiply(g, out > 0, out=gx), g, out, gx)
     return gx
 
 
 def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
-    """x * scale + shift per channel: (..., C), (C,), (C,) -> (..., C); None: no shift."""
+    """x * scale + shift per channel: (..., C), (C,), (C,) -> (..., C)."""
     out = np.empty(x.shape, x.dtype)
     rows, made, factor = as_rows(x), as_rows(out), tiled(x, scale)
     term = None if shift is None else tiled(x, shift)
@@ -152,13 +143,13 @@ def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
 
 
 def dropout(x: Array, keep: Array, scale: float) -> Array:
-    """x * scale where `keep` is true, else 0."""
+    """x * scale where keep is True, else 0."""
     return x * keep * scale
 
 
 @with_one_blas_thread
 def channel_sums(x: Array, y: Array | None = None) -> Array:
-    """Sum over all but the last axis of x, or of x * y: (..., C) -> (C,)."""
+    """The sum of x, or of x * y, over all axes but the last: (..., C) -> (C,)."""
     rows = as_rows(x)
     if y is None:
         sums = on_rows(lambda r: _sum(rows[r]), rows)
@@ -169,27 +160,24 @@ def channel_sums(x: Array, y: Array | None = None) -> Array:
 
 
 def _sum(rows: Array) -> Array:
-    """Column sums as a matrix product: BLAS sums faster than NumPy."""
+    """The sum of each column, as a matrix product with ones: BLAS sums faster than NumPy."""
     return np.ones(len(rows), rows.dtype) @ rows
 
 
 def _total(sums: Sequence[Array], x: Array) -> Array:
-    """The sums of all blocks and of all pixels in a row: (C,)."""
+    """The sum (C,) of all blocks' sums, and of the pixels that share a row (as_rows)."""
     total = sums[0] if len(sums) == 1 else np.sum(sums, axis=0)
     return total.reshape(-1, x.shape[-1]).sum(axis=0)
-
-
-# --- batch norm: the last axis is the channel, all others are samples --------------------------------------------
 
 
 @with_one_blas_thread
 def batch_norm_train(
     x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False
 ) -> tuple[Array, tuple[Array, ...], Array, Array]:
-    """Normalise each channel by its own mean and variance: (out, what the gradient needs, mean, variance).
+    """plain.batch_norm_train: (out, what the gradient needs, mean, variance).
 
-    The variance is the mean square of the centred values (two passes): right for means far larger than the spread.
-    relu: max(out, 0).
+    The variance takes a second pass over the centred values, as there: mean(x^2) - mean(x)^2 would lose all digits
+    where the mean is far larger than the standard deviation.
     """
     n, out, centred = x.size // x.shape[-1], np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     rows, middle, made = as_rows(x), as_rows(centred), as_rows(out)
@@ -218,49 +206,39 @@ def batch_norm_train(
 def batch_norm_train_gx(
     g: Array, saved: tuple[Array, ...], gamma: Array, out: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """Gradients of batch_norm_train to x, gamma and beta; `out`: the output, where it was cut by relu.
-
-    gx = gamma/std * (g - mean(g) - centred * mean(g * centred) / std^2): the second term is the mean's path, the third
-    the variance's.
-    """
+    """plain.batch_norm_train_gx: the gradients to x, gamma and beta."""
     (centred, inverse), n, gx = saved, g.size // g.shape[-1], np.empty(g.shape, g.dtype)
-    grown, middle, made = as_rows(g), as_rows(centred), as_rows(gx)
+    g_rows, middle, made = as_rows(g), as_rows(centred), as_rows(gx)
     on = None if out is None else as_rows(out)
 
     def moments(r: slice) -> tuple[Array, Array]:
-        cut = grown[r] if on is None else np.multiply(grown[r], on[r] > 0, out=made[r])  # kept for the second pass
-        return _sum(cut), np.einsum("ij,ij->j", cut, middle[r])
+        # the masked gradient stays in gx for the second pass
+        masked = g_rows[r] if on is None else np.multiply(g_rows[r], on[r] > 0, out=made[r])
+        return _sum(masked), np.einsum("ij,ij->j", masked, middle[r])
 
-    g_sums, gx_sums = zip(*on_rows(moments, grown))
+    g_sums, gx_sums = zip(*on_rows(moments, g_rows))
     g_sum, gx_sum = _total(g_sums, g), _total(gx_sums, g)
     factor = gamma * inverse
     slope, term = tiled(g, -factor * inverse * inverse * gx_sum / n), tiled(g, -factor * g_sum / n)
-    factor, cut = tiled(g, factor), grown if on is None else made
+    factor, masked = tiled(g, factor), g_rows if on is None else made
 
     def combine(r: slice) -> None:
         paths = middle[r] * slope
         paths += term
-        np.multiply(cut[r], factor, out=made[r])
+        np.multiply(masked[r], factor, out=made[r])
         np.add(made[r], paths, out=made[r])
 
-    on_rows(combine, grown)
+    on_rows(combine, g_rows)
     return gx, gx_sum * inverse, g_sum
 
 
 def running_average(running: Array, batch: Array, share: float, factor: float = 1.0) -> Array:
-    """running + share * (factor * batch - running), a new array."""
+    """(1 - share) * running + share * factor * batch, a new array."""
     return running + share * (batch * factor - running)
 
 
-# --- loss and attack ----------------------------------------------------------------------------------------------
-
-
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """-sum_c labels_c log softmax(logits)_c per row, and its gradient: (N, C), (N, C) -> (N,), (N, C).
-
-    The row's maximum is taken off first, so logits of 1e4 neither overflow nor lose the loss. The gradient to the
-    logits is softmax(logits) * sum_c labels_c - labels.
-    """
+    """plain.softmax_cross_entropy: the loss (N,) and its gradient (N, C)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     total = exponentials.sum(axis=1, keepdims=True)
@@ -269,7 +247,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def sign_step(x: Array, g: Array, step: float) -> Array:
-    """clip(x + step * sign(g)) to [0, 1]; x is in it, a GPU gives NaN elsewhere."""
+    """plain.sign_step; x must lie in [0, 1] (a GPU gives NaN for other pixels)."""
     out = np.empty(x.shape, x.dtype)
 
     def part(x: Array, g: Array, out: Array) -> None:
@@ -282,16 +260,13 @@ def sign_step(x: Array, g: Array, step: float) -> Array:
 
 
 def random_step(x: Array, bits: Array, alpha: float) -> Array:
-    """clip(x + alpha * sign(N(0, I))) to [0, 1]: the signs are bits, eight to a byte (streams.random_bits)."""
+    """plain.random_step, with the bits from streams.random_bits."""
     signs = np.unpackbits(bits, count=x.size).astype(np.int8) * 2 - 1
     return sign_step(x, signs.astype(x.dtype).reshape(x.shape), alpha)
 
 
-# --- optimisers: a step in place, in blocks; no temporary exceeds a block -------------------------------------------
-
-
 def clip_by_norm(gradients: Sequence[Array], clip: float | None) -> tuple[float, float]:
-    """The L2 norm of all gradients together, and the factor that makes it `clip` at most; NaN if it is not finite."""
+    """plain.clip_by_norm: the norm, and the factor that makes it at most clip."""
     norm = math.sqrt(sum(float(g @ g) for g in (g.reshape(-1) for g in gradients)))
     if not math.isfinite(norm):
         return norm, math.nan
@@ -299,12 +274,11 @@ def clip_by_norm(gradients: Sequence[Array], clip: float | None) -> tuple[float,
 
 
 def sgd_step(w: Array, g: Array, v: Array, scale: float, *, rate: float, momentum: float, weight_decay: float) -> None:
-    """v = momentum * v + g;  w = w - rate * v, for g * scale + weight_decay * w; nothing where scale is NaN."""
+    """plain.sgd_step, in blocks: no temporary array is larger than a block."""
 
     def part(w: Array, g: Array, v: Array) -> None:
-        own = _decayed(w, g, scale, weight_decay)
         v *= momentum
-        v += own
+        v += _decayed(w, g, scale, weight_decay)
         w -= rate * v
 
     if not math.isnan(scale):
@@ -315,13 +289,13 @@ def adam_step(
     w: Array, g: Array, m: Array, v: Array, scale: float, *, rate: float, betas: tuple[float, float], steps: int,
     eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
-    """Kingma and Ba 2015, Algorithm 1, step number `steps`, for g * scale + weight_decay * w; nothing at scale NaN."""
+    """plain.adam_step, in blocks."""
     b1, b2 = betas
 
     def part(w: Array, g: Array, m: Array, v: Array) -> None:
-        own = _decayed(w, g, scale, weight_decay)
-        m += (1 - b1) * (own - m)
-        v += (1 - b2) * (own * own - v)
+        g = _decayed(w, g, scale, weight_decay)
+        m += (1 - b1) * (g - m)
+        v += (1 - b2) * (g * g - v)
         m_hat, v_hat = m / (1 - b1**steps), v / (1 - b2**steps)
         w -= rate * m_hat / (np.sqrt(v_hat) + eps)
 
@@ -330,7 +304,8 @@ def adam_step(
 
 
 def _decayed(w: Array, g: Array, scale: float, weight_decay: float) -> Array:
-    own = g * scale
+    """scale * g + weight_decay * w."""
+    g = g * scale
     if weight_decay:
-        own += weight_decay * w
-    return own
+        g += weight_decay * w
+    return g

@@ -1,41 +1,41 @@
-// The optimisers' steps, in place, and the norm of the gradient that limits them. `scale` is a number on the device,
-// which the host need not wait for: what clipping leaves of the gradient. Where the norm is not finite it is NaN, and
-// nothing is changed.
+// The steps of the optimisers, in place, and clipping by the norm of the gradient. The factor from clipping, `scale`,
+// stays in the GPU's memory, so that the host need not wait for it. It is NaN if the norm is not finite: then no weight
+// changes.
 #include "common.cuh"
 
-// The block's first thread gets the sum over all of its threads.
+// The sum over all threads of the block; only the first thread gets it.
 template <typename T>
-__device__ T block_sum(T own) {
+__device__ T block_sum(T part) {
     __shared__ T warps[LANES];
-    own = warp_sum(own);
-    if (threadIdx.x % LANES == 0) warps[threadIdx.x / LANES] = own;
+    part = warp_sum(part);
+    if (threadIdx.x % LANES == 0) warps[threadIdx.x / LANES] = part;
     __syncthreads();
-    return threadIdx.x < LANES ? warp_sum(threadIdx.x < blockDim.x / LANES ? warps[threadIdx.x] : T(0)) : own;
+    return threadIdx.x < LANES ? warp_sum(threadIdx.x < blockDim.x / LANES ? warps[threadIdx.x] : T(0)) : part;
 }
 
 // parts[first + block] = sum of x^2 over this block's chunk of x.
 template <typename T>
 __global__ void squares(const T* __restrict__ x, T* __restrict__ parts, int first, int chunk, int n) {
     const int start = blockIdx.x * chunk;
-    T own = 0;
-    for (int i = threadIdx.x; i < chunk && start + i < n; i += blockDim.x) own += x[start + i] * x[start + i];
-    own = block_sum(own);
-    if (threadIdx.x == 0) parts[first + blockIdx.x] = own;
+    T part = 0;
+    for (int i = threadIdx.x; i < chunk && start + i < n; i += blockDim.x) part += x[start + i] * x[start + i];
+    part = block_sum(part);
+    if (threadIdx.x == 0) parts[first + blockIdx.x] = part;
 }
 
-// norm = sqrt(sum of parts), and scale = min(1, clip / norm), 1 where clip is 0, NaN where the norm is not finite.
-// One block.
+// norm = sqrt(sum of parts) and scale = min(1, clip / norm); scale is 1 if clip is 0, NaN if the norm is not finite.
+// The grid has one block.
 template <typename T>
 __global__ void clip_scale(const T* __restrict__ parts, T* __restrict__ norm, T* __restrict__ scale, T clip, int n) {
-    T own = 0;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) own += parts[i];
-    own = sqrt(block_sum(own));
+    T part = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) part += parts[i];
+    part = sqrt(block_sum(part));
     if (threadIdx.x > 0) return;
-    *norm = own;
-    *scale = !isfinite(own) ? T(nan("")) : clip > 0 && own > clip ? clip / own : T(1);
+    *norm = part;
+    *scale = !isfinite(part) ? T(nan("")) : clip > 0 && part > clip ? clip / part : T(1);
 }
 
-// v = momentum * v + g;  w = w - rate * v.
+// v = momentum * v + g, then w = w - rate * v.
 template <typename T>
 __global__ void sgd_step(T* __restrict__ w, const T* __restrict__ g, T* __restrict__ v, const T* __restrict__ scale,
                          T rate, T momentum, T weight_decay, int n) {
@@ -52,8 +52,8 @@ __global__ void adam_step(T* __restrict__ w, const T* __restrict__ g, T* __restr
                           T weight_decay, int n) {
     const int i = element();
     if (i >= n || isnan(*scale)) return;
-    const T own = g[i] * *scale + weight_decay * w[i];
-    m[i] += (1 - b1) * (own - m[i]);
-    v[i] += (1 - b2) * (own * own - v[i]);
+    const T decayed = g[i] * *scale + weight_decay * w[i];
+    m[i] += (1 - b1) * (decayed - m[i]);
+    v[i] += (1 - b2) * (decayed * decayed - v[i]);
     w[i] -= rate * (m[i] / correct1) / (sqrt(v[i] / correct2) + eps);
 }

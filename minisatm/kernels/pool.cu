@@ -1,8 +1,8 @@
-// Max and average pooling, x (N, H, W, C) -> out (N, P, Q, C); for a gradient each pixel looks which windows it is in.
+// Max and average pooling, x (N, H, W, C) -> out (N, P, Q, C). A gradient sums over the windows that hold a pixel.
 #include "common.cuh"
 #include "windows.cuh"
 
-// The largest pixel of each window, and which place of the window held it; of equal pixels the first in row order.
+// The largest pixel of each window, and the number i * kw + j of its tap; of equal pixels the first.
 template <typename T>
 __global__ void max_pool(const T* __restrict__ x, T* __restrict__ out, unsigned char* __restrict__ place,
                          int H, int W, int C, int P, int Q, int kh, int kw, int sh, int sw, int top, int left, int n) {
@@ -10,13 +10,13 @@ __global__ void max_pool(const T* __restrict__ x, T* __restrict__ out, unsigned 
     if (e >= n) return;
     const int c = e % C, q = e / C % Q, p = e / C / Q % P, image = e / C / Q / P;
     T best = 0;
-    int where = -1;    // no pixel yet: padding never wins
+    int where = -1;    // no pixel yet: padding is never the largest
     for (int i = 0; i < kh; ++i)
         for (int j = 0; j < kw; ++j) {
             const int row = p * sh + i - top, col = q * sw + j - left;
             if (row < 0 || row >= H || col < 0 || col >= W) continue;
             const T v = x[((image * H + row) * W + col) * C + c];
-            if (where < 0 || v > best || (v != v && best == best)) {    // the first NaN stays
+            if (where < 0 || v > best || (v != v && best == best)) {    // the first NaN counts as the largest
                 best = v;
                 where = i * kw + j;
             }
@@ -43,7 +43,7 @@ __global__ void max_pool_gx(const T* __restrict__ g, const unsigned char* __rest
     gx[e] = sum;
 }
 
-// How many pixels of the image a window covers along one axis, from its place, or all of it.
+// The number of image pixels under a window along one axis; `start` is the window's first pixel.
 __device__ inline int covered(int start, int kernel, int size) { return min(start + kernel, size) - max(start, 0); }
 
 // The mean of each window; with count_padding, pixels outside the image count as zeros.
@@ -60,7 +60,7 @@ __global__ void avg_pool(const T* __restrict__ x, T* __restrict__ out, int H, in
     out[e] = sum / (count_padding ? kh * kw : covered(y, kh, H) * covered(x0, kw, W));
 }
 
-// Each g is spread evenly over its window.
+// Each g is shared equally by the pixels of its window.
 template <typename T>
 __global__ void avg_pool_gx(const T* __restrict__ g, T* __restrict__ gx, int H, int W, int C, int P, int Q,
                             int kh, int kw, int sh, int sw, int top, int left, int count_padding, int n) {

@@ -1,54 +1,39 @@
-"""Max and average pooling and their gradients, a few images at a time, on all free cores."""
+"""The pooling kernels of plain.py, a few images at a time, on all free cores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from .blocks import Array, Pads, Pair, on_images, output_size
+from .blocks import on_images
+from .plain import Array, Pads, Pair, crop, output_size, pad, taps
 
 
-def _windows(x: Array, kernel: Pair, stride: Pair, out: tuple[int, ...]) -> Iterator[Array]:
-    """For each place in the window, row by row, the pixels of x (N, H, W, C) that stand there: views (N, P, Q, C)."""
-    (kh, kw), (sh, sw), (P, Q) = kernel, stride, out
-    for i in range(kh):
-        for j in range(kw):
-            yield x[:, i : i + sh * (P - 1) + 1 : sh, j : j + sw * (Q - 1) + 1 : sw]
-
-
-def _overhang(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: tuple[int, ...]) -> Pads:
-    """The padding with as much more below and to the right as the last window needs (ceil mode)."""
+def _overhang(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair) -> Pads:
+    """The padding, enlarged at the bottom and the right to what the last window needs (ceil)."""
     more = [max(0, (m - 1) * s + k - n - sum(p)) for n, k, s, p, m in zip(size, kernel, stride, pads, out)]
     return (pads[0][0], pads[0][1] + more[0]), (pads[1][0], pads[1][1] + more[1])
 
 
-def _pad(x: Array, pads: Pads, value: float) -> Array:
-    return np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value) if any(map(sum, pads)) else x
-
-
-def _crop(x: Array, pads: Pads) -> Array:
-    (top, bottom), (left, right) = pads
-    return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+def _padded(x: Array, pads: Pads, value: float) -> Array:
+    """pad(x, pads, value), or x itself where there is no padding."""
+    return pad(x, pads, value) if any(map(sum, pads)) else x
 
 
 def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> tuple[Array, Array]:
-    """The largest pixel of each window, and which place of the window held it (uint8): (N, P, Q, C) both.
-
-    Padding is minus infinity; of equal pixels the first in row order counts.
-    """
+    """plain.max_pool: the largest pixel of each window and its tap's number, (N, P, Q, C)."""
     size, N, C = x.shape[1:3], len(x), x.shape[3]
-    out = tuple(output_size(n, k, s, p, ceil) for n, k, s, p in zip(size, kernel, stride, pads))
+    out = output_size(size, kernel, stride, pads, ceil)
     pads = _overhang(size, kernel, stride, pads, out)
     best, place = np.empty((N, *out, C), x.dtype), np.zeros((N, *out, C), np.uint8)
 
     def part(images: slice) -> None:
         largest, where = best[images], place[images]
-        views = _windows(_pad(x[images], pads, -np.inf), kernel, stride, out)
-        largest[...] = next(views)
-        for k, view in enumerate(views, 1):
-            # as arithmetic, where = max(where, k * better): a masked copy stumbles over random masks
+        views = taps(_padded(x[images], pads, -np.inf), kernel, stride, out)
+        largest[...] = next(views)[2]
+        for k, (_, _, view) in enumerate(views, 1):
+            # where = max(where, k * better), since a masked copy is slow: the processor cannot predict a random mask
             better = (view > largest).view(np.uint8)
             better *= np.uint8(k)
             np.maximum(where, better, out=where)
@@ -59,7 +44,7 @@ def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) ->
 
 
 def max_pool_gx(g: Array, place: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads) -> Array:
-    """Gradient of max_pool to x: each g goes to the pixel that was the largest; (N, P, Q, C) -> (N, H, W, C)."""
+    """plain.max_pool_gx: each g goes to the pixel that was the largest of its window, (N, P, Q, C) -> (N, H, W, C)."""
     out = g.shape[1:3]
     pads = _overhang(size, kernel, stride, pads, out)
     padded = tuple(n + sum(p) for n, p in zip(size, pads))
@@ -67,26 +52,26 @@ def max_pool_gx(g: Array, place: Array, *, size: Pair, kernel: Pair, stride: Pai
     gx = (np.empty if once else np.zeros)((len(g), *padded, g.shape[3]), g.dtype)
 
     def part(images: slice) -> None:
-        for k, view in enumerate(_windows(gx[images], kernel, stride, out)):
+        for k, (_, _, view) in enumerate(taps(gx[images], kernel, stride, out)):
             if once:
                 np.multiply(g[images], place[images] == k, out=view)
             else:
                 view += g[images] * (place[images] == k)
 
     on_images(part, gx)
-    return _crop(gx, pads)
+    return crop(gx, pads, size)
 
 
 def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
-    """The mean of each window (N, P, Q, C); `count_padding`: do pixels outside the image count as zeros?"""
-    out = tuple(output_size(n, k, s, p) for n, k, s, p in zip(x.shape[1:3], kernel, stride, pads))
+    """plain.avg_pool: the mean of each window, (N, P, Q, C)."""
+    out = output_size(x.shape[1:3], kernel, stride, pads)
     share = _share(x.shape[1:3], kernel, stride, pads, out, count_padding, x.dtype)
     total = np.empty((len(x), *out, x.shape[3]), x.dtype)
 
     def part(images: slice) -> None:
-        views = _windows(_pad(x[images], pads, 0), kernel, stride, out)
-        total[images] = next(views)
-        for view in views:
+        views = taps(_padded(x[images], pads, 0), kernel, stride, out)
+        total[images] = next(views)[2]
+        for *_, view in views:
             total[images] += view
         total[images] *= share
 
@@ -95,24 +80,22 @@ def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding:
 
 
 def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
-    """Gradient of avg_pool to x: g spread evenly over each window; (N, P, Q, C) -> (N, H, W, C)."""
+    """plain.avg_pool_gx: each g is shared equally by the pixels of its window, (N, P, Q, C) -> (N, H, W, C)."""
     out = g.shape[1:3]
     share = _share(size, kernel, stride, pads, out, count_padding, g.dtype)
     gx = np.zeros((len(g), *(n + sum(p) for n, p in zip(size, pads)), g.shape[3]), g.dtype)
 
     def part(images: slice) -> None:
         spread = g[images] * share
-        for view in _windows(gx[images], kernel, stride, out):
+        for *_, view in taps(gx[images], kernel, stride, out):
             view += spread
 
     on_images(part, gx)
-    return _crop(gx, pads)
+    return crop(gx, pads, size)
 
 
-def _share(
-    size: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads, out: tuple[int, ...], count_padding: bool, dtype: Any
-) -> Array:
-    """One over the number of pixels that count in each window: (P, Q, 1), or (1, 1, 1) where all are alike."""
+def _share(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair, count_padding: bool, dtype: Any) -> Array:
+    """One over the number of pixels that count in each window: (P, Q, 1), or (1, 1, 1) where it is one number."""
     if count_padding or not any(map(sum, pads)):
         return np.full((1, 1, 1), 1 / (kernel[0] * kernel[1]), dtype)
     counts = []

@@ -1,4 +1,4 @@
-// max(x, 0) and its gradient, and what ends a layer: the bias, the sum of a residual block. A NaN stays a NaN.
+// max(x, 0) and its gradient, also after the sum of a residual block or after a bias. NaN stays NaN.
 #include "common.cuh"
 
 template <typename T>
@@ -7,7 +7,7 @@ __global__ void relu(const T* __restrict__ x, T* __restrict__ out, int n) {
     if (i < n) out[i] = x[i] < 0 ? T(0) : x[i];
 }
 
-// g where the output is above zero.
+// gx = g where the output is above zero, else 0.
 template <typename T>
 __global__ void relu_gx(const T* __restrict__ g, const T* __restrict__ out, T* __restrict__ gx, int n) {
     const int i = element();
@@ -22,7 +22,7 @@ __global__ void add_relu(const T* __restrict__ a, const T* __restrict__ b, T* __
     out[i] = v < 0 ? T(0) : v;
 }
 
-// In place, out (..., F): add the bias (F,), if there is one; then max(out, 0), if asked.
+// In place, out (..., F): add the bias (F,) if there is one; then max(out, 0) if relu is 1.
 template <typename T>
 __global__ void bias_relu(T* __restrict__ out, const T* __restrict__ bias, int F, int relu, int n) {
     const int i = element();

@@ -1,4 +1,4 @@
-// Batch norm in eval mode, whose statistics are constants: x * scale + shift per channel; without shift its gradient.
+// x * scale + shift per channel: batch norm in eval mode, whose statistics are constants. Without shift: its gradient.
 #include "common.cuh"
 
 template <typename T>

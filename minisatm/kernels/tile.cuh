@@ -1,15 +1,15 @@
-// A matrix product in tiles, of matrices that need not exist: a(m, k) and b(n, k) are functions that find an element.
-//
-// A block of 256 threads makes 64 x 64 outputs. It brings 16 k's of both factors into shared memory at a time; there
-// each number is read by 64 products. A thread makes 4 x 4 outputs, 16 apart, so that neighbours write neighbours.
+// A matrix product in tiles. The matrices need not be in memory: a(m, k) and b(n, k) are functions that return one
+// element. A block of 256 threads computes 64 x 64 outputs. It copies both factors to shared memory, 16 values of k at
+// a time; there each number is used in 64 products. A thread computes 4 x 4 outputs, 16 apart, so that neighbouring
+// threads write neighbouring outputs.
 
 #define SIDE 64
 #define DEPTH 16
 #define THREADS 256
-#define OWN 4
+#define PER_THREAD 4
 
-// tile[k][r] = at(first + r, k0 + k), zero outside. ALONG_K: do neighbours in k lie side by side in memory? Then
-// neighbouring threads take them.
+// tile[k][r] = at(first + r, k0 + k), zero outside. ALONG_K: neighbours in k are neighbours in memory, so neighbouring
+// threads read neighbours in k.
 template <bool ALONG_K, typename T, typename At>
 __device__ void fill(T (&tile)[DEPTH][SIDE + 1], const At& at, int first, int rows, int k0, int K) {
     #pragma unroll
@@ -25,21 +25,21 @@ __device__ void tile_product(int M, int N, int k0, int K, const A& a, const B& b
     __shared__ T as[DEPTH][SIDE + 1], bs[DEPTH][SIDE + 1];
     const int m0 = blockIdx.x * SIDE, n0 = blockIdx.y * SIDE;
     const int row = threadIdx.x / DEPTH, col = threadIdx.x % DEPTH;
-    T sums[OWN][OWN] = {};
+    T sums[PER_THREAD][PER_THREAD] = {};
     for (; k0 < K; k0 += DEPTH) {
         fill<A_ALONG_K>(as, a, m0, M, k0, K);
         fill<B_ALONG_K>(bs, b, n0, N, k0, K);
-        __syncthreads();    // both tiles are whole
+        __syncthreads();    // both tiles are complete
         #pragma unroll
         for (int k = 0; k < DEPTH; ++k)
             #pragma unroll
-            for (int i = 0; i < OWN; ++i)
+            for (int i = 0; i < PER_THREAD; ++i)
                 #pragma unroll
-                for (int j = 0; j < OWN; ++j) sums[i][j] += as[k][row + 16 * i] * bs[k][col + 16 * j];
-        __syncthreads();    // nobody reads them any more
+                for (int j = 0; j < PER_THREAD; ++j) sums[i][j] += as[k][row + 16 * i] * bs[k][col + 16 * j];
+        __syncthreads();    // all threads have read them
     }
-    for (int i = 0; i < OWN; ++i)
-        for (int j = 0; j < OWN; ++j) {
+    for (int i = 0; i < PER_THREAD; ++i)
+        for (int j = 0; j < PER_THREAD; ++j) {
             const int m = m0 + row + 16 * i, n = n0 + col + 16 * j;
             if (m < M && n < N) put(m, n, sums[i][j]);
         }

@@ -1,5 +1,5 @@
-// Which windows of `kernel` pixels, one every `stride` pixels, hold the pixel at `place` (counted with the padding
-// before it): from the first to the last, of `count` in all. There may be none: then the last is before the first.
+// The first and the last of `count` windows that hold the pixel at `place` (counted with the padding before it): each
+// window has `kernel` pixels, and one starts every `stride` pixels. If there is no such window, last < first.
 __device__ inline int first_window(int place, int kernel, int stride) {
     return place < kernel ? 0 : (place - kernel) / stride + 1;
 }

@@ -1,12 +1,13 @@
 """3x3 convolution of stride 1 by Winograd's minimal filtering, F(4x4, 3x3): Lavin and Gray 2016, Section 4.
 
-Each 4x4 tile of the output comes from 6x6 pixels of the input. Transformed, with B on the tile and G on the kernel, a
-convolution is 36 products of single numbers per channel and filter, where the definition has 144:
+A 4x4 tile of the output depends on 6x6 pixels of the input. For each tile, channel and filter the definition needs 144
+products of two numbers. After a transform of the tile (with B) and of the kernel (with G) 36 are enough:
 
     out = A^T [ (G w G^T) * (B^T x B) ] A
 
-Summed over channels these are 36 matrix products, and the three transforms are matrix products too: a 6x6 tile is a
-vector of 36, B^T x B a 36x36 matrix times it. Rounding is some ten times that of im2col (1e-5 in float32).
+With the sum over channels these are 36 matrix products. The three transforms are matrix products too: a 6x6 tile is a
+vector of 36 numbers, and B^T x B is a 36x36 matrix times this vector. The rounding error is about ten times im2col's
+(1e-5 in float32).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..parallel import on_cores, shares
-from .blocks import Array, Block, Frame, Pads, add_up, finish, image_blocks, largest, slices
+from .blocks import Block, Frame, add_up, finish, image_blocks, largest, slices
+from .plain import Array, Pads, Pair
 
 TILE = 4
-BLOCK_BYTES = 2**20  # transformed input and output of a block of tiles; 0.5 to 2 MB do about as well
+BLOCK_BYTES = 2**20  # transformed input and output of a block of tiles (measured: 0.5 to 2 MB are about equal)
 
-# the points 0, 1, -1, 2, -2 and infinity
+# of the interpolation points 0, 1, -1, 2, -2 and infinity
 B = np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
               [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]])  # fmt: skip
 G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
@@ -34,16 +36,16 @@ A = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 
 
 @cache
 def _both_sides(name: str, dtype: Any) -> Array:
-    """The matrix M of "m -> M m M^T" on flattened tiles, for M = B (36, 36), G (36, 9) or A (16, 36)."""
+    """The matrix of the transform t -> M t M^T on flattened tiles, for M = B (36, 36), G (36, 9) or A (16, 36)."""
     m = {"B": B, "G": G, "A": A}[name]
     return np.kron(m, m).astype(dtype)
 
 
 def pays(out: tuple[int, ...], channels: int, filters: int) -> bool:
-    """Does this way multiply less than the definition, its transforms of input and output counted in?
+    """Does this algorithm multiply less than the definition, with its transforms of input and output?
 
-    So it does from about 24 channels and filters on, where tiles cover the image well; it is then faster, too
-    (tests/benchmarks/ops.txt).
+    It does from about 24 channels and filters on, if the output's sides are about multiples of 4; then it is also
+    faster (tests/benchmarks/ops.txt).
     """
     tiles = -(-out[0] // TILE) * -(-out[1] // TILE)
     winograd = 36 * tiles * (channels * filters + 36 * channels + 16 * filters)
@@ -51,7 +53,7 @@ def pays(out: tuple[int, ...], channels: int, filters: int) -> bool:
 
 
 def conv2d(x: Array, w: Array, b: Array | None, *, pads: Pads, relu: bool = False) -> Array:
-    """im2col.conv2d for a 3x3 kernel and stride 1: x (N, H, W, C), w (3, 3, C, F), b (F,) -> (N, P, Q, F)."""
+    """plain.conv2d for a 3x3 kernel and stride 1: x (N, H, W, C), w (3, 3, C, F), b (F,) -> (N, P, Q, F)."""
     C, F = w.shape[2:]
     P, Q = (n + sum(p) - 2 for n, p in zip(x.shape[1:3], pads))
     out = np.empty((len(x), P, Q, F), x.dtype)
@@ -66,7 +68,7 @@ def conv2d(x: Array, w: Array, b: Array | None, *, pads: Pads, relu: bool = Fals
             T = v.shape[1]
             m = np.matmul(v, u, out=product.reshape(-1)[: 36 * T * F].reshape(36, T, F))  # 36 (T, C) @ (C, F)
             if b is not None:
-                m[7] += b  # where both points are 1: A^T sends that one plane to a tile of ones
+                m[7] += b  # the plane of the points (1, 1): its transform by A^T is a tile of ones
             y = np.matmul(back, m.reshape(36, -1), out=tiles.reshape(-1)[: 16 * T * F].reshape(16, -1))
             finish(y, None, relu)
             _put_tiles(y.reshape(TILE, TILE, images.stop - images.start, -1, -(-Q // TILE), F), out[images], rows)
@@ -76,13 +78,13 @@ def conv2d(x: Array, w: Array, b: Array | None, *, pads: Pads, relu: bool = Fals
 
 
 def conv2d_gw(x: Array, g: Array, *, pads: Pads) -> Array:
-    """Gradient of conv2d to w: x (N, H, W, C), g (N, P, Q, F) -> (3, 3, C, F). The adjoint of each step, in turn.
+    """plain.conv2d_gw for a 3x3 kernel and stride 1: x (N, H, W, C), g (N, P, Q, F) -> (3, 3, C, F).
 
-    gw = G^T [ sum over tiles (B^T x B) * (A g A^T) ] G
+    gw = G^T [ sum over tiles of (B^T x B) * (A g A^T) ] G, which is the adjoint of each step of conv2d.
     """
     (P, Q, F), C = g.shape[1:], x.shape[3]
     forth = np.ascontiguousarray(_both_sides("A", x.dtype).T)
-    blocks = tile_blocks(len(x), (P, Q), C, F, longer=4)  # a product sums over T here: long ones are better
+    blocks = tile_blocks(len(x), (P, Q), C, F, longer=4)  # the product sums over T: a long sum is faster
 
     def part(blocks: Sequence[Block]) -> Array:
         total, product = np.empty((2, 36, C, F), x.dtype)
@@ -99,16 +101,17 @@ def conv2d_gw(x: Array, g: Array, *, pads: Pads) -> Array:
 
 
 def _times(matrix: Array, flat: Array) -> Array:
-    """matrix @ flat, (a, b) @ (b, n) -> (a, n), with the columns shared out."""
+    """matrix @ flat, (a, b) @ (b, n) -> (a, n), with the columns of flat divided among the cores."""
     out = np.empty((len(matrix), flat.shape[1]), flat.dtype)
     on_cores(lambda n: np.matmul(matrix, flat[:, n], out=out[:, n]), slices(flat.shape[1], flat.size))
     return out
 
 
-def tile_blocks(images: int, out: tuple[int, int], channels: int, filters: int, longer: int = 1) -> list[Block]:
-    """Blocks of images and rows of tiles: of about BLOCK_BYTES, and no smaller than the weights they are multiplied by.
+def tile_blocks(images: int, out: Pair, channels: int, filters: int, longer: int = 1) -> list[Block]:
+    """Blocks of images and rows of tiles, of about BLOCK_BYTES but not smaller than the weights.
 
-    Each block reads all 36 matrices (C, F); with T tiles it writes 36 T (C + F) numbers.
+    Each block reads all 36 matrices (C, F) of weights; with T tiles it writes 36 T (C + F) numbers. longer: so many
+    times larger than the weights.
     """
     tiles = max(BLOCK_BYTES / (36 * 4 * (channels + filters)), longer * channels * filters / (channels + filters))
     down, across = (-(-n // TILE) for n in out)
@@ -116,24 +119,24 @@ def tile_blocks(images: int, out: tuple[int, int], channels: int, filters: int, 
 
 
 def most_tiles(blocks: Sequence[Block], Q: int) -> int:
-    """The most tiles that one of these blocks has."""
+    """The largest number of tiles in one of these blocks."""
     return math.prod(largest(blocks)) * -(-Q // TILE)
 
 
 def transformed_tiles(x: Array, pads: Pads, Q: int, blocks: Sequence[Block]) -> Iterator[tuple[slice, slice, Array]]:
-    """B^T tile B of every 6x6 tile of each block: (images, rows of tiles, (36, T, C)); one buffer, overwritten."""
+    """Yield (images, rows of tiles, B^T tile B of every 6x6 tile (36, T, C)); the next block overwrites the buffer."""
     C = x.shape[3]
-    there = _both_sides("B", x.dtype)
+    forth = _both_sides("B", x.dtype)
     buffer = np.empty(36 * most_tiles(blocks, Q) * C, x.dtype)
     for images, rows, tiles in _gathered(x, TILE + 2, pads[0][0], pads[1][0], Q, blocks):
         flat = tiles.reshape(36, -1)
-        yield images, rows, np.matmul(there, flat, out=buffer[: flat.size].reshape(flat.shape)).reshape(36, -1, C)
+        yield images, rows, np.matmul(forth, flat, out=buffer[: flat.size].reshape(flat.shape)).reshape(36, -1, C)
 
 
 def _gathered(
     x: Array, side: int, top: int, left: int, Q: int, blocks: Sequence[Block]
 ) -> Iterator[tuple[slice, slice, Array]]:
-    """The tiles of side x side pixels, four apart, zeros outside x: (images, rows of tiles, (side, side, T, C))."""
+    """Yield (images, rows of tiles, the tiles (side, side, T, C)); tiles start every 4 pixels, x is zero outside."""
     C, across = x.shape[3], -(-Q // TILE)
     frame = Frame(x, blocks, TILE, side, top, left, TILE * (across - 1) + side)
     buffer = np.empty(side * side * most_tiles(blocks, Q) * C, x.dtype)
@@ -147,7 +150,7 @@ def _gathered(
 
 
 def _put_tiles(y: Array, out: Array, rows: slice) -> None:
-    """Lay the tiles y (4, 4, m, k, across, F) into rows of the output (m, P, Q, F); what hangs over is cut off."""
+    """Copy the tiles y (4, 4, m, k, across, F) to these rows of the output (m, P, Q, F), without what hangs over."""
     _, _, m, k, across, F = y.shape
     P, Q = out.shape[1:3]
     into = out[:, TILE * rows.start : TILE * rows.stop]

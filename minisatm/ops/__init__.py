@@ -1,26 +1,9 @@
-"""The ops: functions of tensors, each with its forward value and its vjps side by side."""
+"""The ops: functions of tensors, each with its value and its vjps side by side."""
 
-from .basic import (
-    add,
-    add_relu,
-    concat,
-    div,
-    exp,
-    log,
-    matmul,
-    mean,
-    mul,
-    neg,
-    pad,
-    relu,
-    reshape,
-    slice,
-    sqrt,
-    sub,
-    sum,
-    tanh,
+from .basic import (  # noqa: I001  (ruff would write one name a line)
+    add, add_relu, concat, div, exp, log, matmul, mean, mul, neg, pad, relu, reshape, slice, sqrt, sub, sum, tanh,
     transpose,
-)
+)  # fmt: skip
 from .conv import avg_pool, conv2d, global_avg_pool, linear, max_pool
 from .domain import reverse_gradient
 from .loss import binary_cross_entropy, softmax_cross_entropy

@@ -1,4 +1,4 @@
-"""Elementwise arithmetic, sums, shapes and matrix products: forward and vjp of each, side by side."""
+"""Element-wise arithmetic, sums, shapes and matrix products: the value and the vjps of each, side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tensor import op
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
-    """Sum g over the axes along which an array of this shape was broadcast: the adjoint of broadcasting."""
+    """Sum g over the axes along which an array of this shape was broadcast: the gradient of broadcasting."""
     if g.shape == shape:
         return g
     g = g.sum(axis=tuple(range(g.ndim - len(shape))))
@@ -76,8 +76,9 @@ def tanh(x: Array) -> Recorded:
 
 @op
 def relu(x: Array) -> Recorded:
-    out = kernels(x).relu(x)
-    return out, (lambda g: kernels(g).relu_gx(g, out),)
+    k = kernels(x)
+    out = k.relu(x)
+    return out, (lambda g: k.relu_gx(g, out),)
 
 
 @op
@@ -86,19 +87,24 @@ def add_relu(a: Array, b: Array) -> Recorded:
     if a.shape != b.shape:
         raise ValueError(f"add_relu adds arrays of one shape, got {a.shape} and {b.shape}.")
     out = kernels(a).add_relu(a, b)
-    return out, before_relu(out, (lambda g: g, lambda g: g))
+    return out, with_relu(out, (lambda g: g, lambda g: g))
 
 
-def before_relu(out: Array, vjps: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The vjps of out = max(f(...), 0) from those of f: g is cut where out is, once for all of them."""
-    last: list[Array] = [None, None]
+def with_relu(out: Array, vjps: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The vjps of out = max(f(...), 0), from the vjps of f: where the output is 0 the gradient is 0.
 
-    def cut(g: Array) -> Array:
+    The tape calls the vjps of an op one by one with the same g, so the masked g is kept for the next one. They are not
+    one shared vjp, since that would keep the arrays of all inputs, also of those that need no gradient.
+    """
+    k = kernels(out)
+    last: list[Array] = [None, None]  # g, and g masked
+
+    def masked(g: Array) -> Array:
         if last[0] is not g:
-            last[:] = g, kernels(g).relu_gx(g, out)
+            last[:] = g, k.relu_gx(g, out)
         return last[1]
 
-    return tuple(None if vjp is None else (lambda g, vjp=vjp: vjp(cut(g))) for vjp in vjps)
+    return tuple(None if vjp is None else (lambda g, vjp=vjp: vjp(masked(g))) for vjp in vjps)
 
 
 @op
@@ -118,7 +124,7 @@ def mean(x: Array, *, axis: Any = None, keepdims: bool = False) -> Recorded:
 
 
 def _spread(g: Array, shape: tuple[int, ...], axis: Any, keepdims: bool) -> Array:
-    """Give every summed element the gradient of its sum: the adjoint of a sum."""
+    """Give every element of a sum the gradient of the sum."""
     xp = array_module(g)
     if axis is not None and not keepdims:
         g = xp.expand_dims(g, axis)
@@ -134,13 +140,13 @@ def reshape(x: Array, *, shape: Any) -> Recorded:
 @op
 def transpose(x: Array, *, axes: Any = None) -> Recorded:
     """Permute the axes; None reverses them."""
-    back = None if axes is None else tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
-    return x.transpose(axes), (lambda g: g.transpose(back),)
+    inverse = None if axes is None else tuple(int(i) for i in np.argsort([a % x.ndim for a in axes]))
+    return x.transpose(axes), (lambda g: g.transpose(inverse),)
 
 
 @op
 def slice(x: Array, *, key: Any) -> Recorded:
-    """x[key], for anything NumPy indexes with; a pixel picked twice gets both gradients."""
+    """x[key], for every key that NumPy takes; an element that is picked twice gets the sum of both gradients."""
     shape, xp = x.shape, array_module(x)
     parts = key if isinstance(key, tuple) else (key,)
     once = all(p is None or p is Ellipsis or isinstance(p, int | builtins.slice) for p in parts)
@@ -149,7 +155,7 @@ def slice(x: Array, *, key: Any) -> Recorded:
         gx = xp.zeros(shape, g.dtype)
         if once:
             gx[key] = g
-        else:
+        else:  # an array of indices may pick an element twice
             xp.add.at(gx, key, g)
         return gx
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ..backend import kernels
+from ..kernels.plain import Pads, Pair
 from ..tape import Array, Recorded
 from ..tensor import op
-from .basic import before_relu
+from .basic import with_relu
 
-Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
-Pair = tuple[int, int]
+Padding = str | int | Pads
 
 
 def pair(value: int | Pair) -> Pair:
@@ -20,10 +20,11 @@ def pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int | np.integer) else (value[0], value[1])
 
 
-def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> tuple[Pair, Pair]:
-    """Padding as ((top, bottom), (left, right)).
+def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> Pads:
+    """The padding as ((top, bottom), (left, right)).
 
-    "valid": none; an integer: that many on every side; "same": ceil(size / stride) outputs, the odd pixel last.
+    "valid": none; an integer: so many pixels on every side; "same": what gives ceil(size / stride) outputs. Of an odd
+    number of rows or columns, the last one goes to the bottom or the right, as in Keras.
     """
     if padding == "valid":
         return (0, 0), (0, 0)
@@ -43,18 +44,12 @@ def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> 
 
 @op
 def conv2d(
-    x: Array,
-    w: Array,
-    b: Array = None,
-    *,
-    stride: Any = 1,
-    padding: Padding = "same",
-    relu: bool = False,
+    x: Array, w: Array, b: Array = None, *, stride: Any = 1, padding: Padding = "same", relu: bool = False,
     exact: bool = False,
-) -> Recorded:
+) -> Recorded:  # fmt: skip
     """Cross-correlation of x (N, H, W, C) with w (kh, kw, C, F), plus b (F,): -> (N, P, Q, F).
 
-    relu: max(out, 0) in the same pass. exact: never Winograd's way, which is faster but rounds to 1e-5 in float32.
+    relu: max(out, 0) in the same pass. exact: no Winograd algorithm, which is faster but rounds to 1e-5 in float32.
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(
@@ -68,7 +63,7 @@ def conv2d(
         k.channel_sums,
     )
     out = k.conv2d(x, w, b, stride=stride, pads=pads, relu=relu, exact=exact)
-    return out, before_relu(out, vjps) if relu else vjps
+    return out, with_relu(out, vjps) if relu else vjps
 
 
 @op
@@ -88,7 +83,7 @@ def linear(x: Array, w: Array, b: Array = None) -> Recorded:
 def max_pool(
     x: Array, *, kernel: int | Pair = 2, stride: Any = None, padding: Padding = "valid", ceil: bool = False
 ) -> Recorded:
-    """The largest pixel of each window; ties go to the first. `ceil`: the last window may hang over the edge."""
+    """The largest pixel of each window, of equal pixels the first. ceil: the last window may hang over the edge."""
     size, kernel, stride, pads, k = _pool_settings(x, kernel, stride, padding)
     out, place = k.max_pool(x, kernel=kernel, stride=stride, pads=pads, ceil=ceil)
     return out, (lambda g: k.max_pool_gx(g, place, size=size, kernel=kernel, stride=stride, pads=pads),)
@@ -98,20 +93,21 @@ def max_pool(
 def avg_pool(
     x: Array, *, kernel: int | Pair = 2, stride: Any = None, padding: Padding = "valid", count_padding: bool = True
 ) -> Recorded:
-    """The mean of each window; `count_padding`: pixels outside the image count as zeros (else they do not count)."""
+    """The mean of each window. count_padding: pixels outside the image count as zeros, else they do not count."""
     size, kernel, stride, pads, k = _pool_settings(x, kernel, stride, padding)
     settings = dict(kernel=kernel, stride=stride, pads=pads, count_padding=count_padding)
     return k.avg_pool(x, **settings), (lambda g: k.avg_pool_gx(g, size=size, **settings),)
 
 
 def _pool_settings(x: Any, kernel: int | Pair, stride: int | Pair | None, padding: Padding) -> tuple[Any, ...]:
+    """(size, kernel, stride, pads, kernels), all checked."""
     if x.ndim != 4:
         raise ValueError(f"pooling takes x (N, H, W, C), got {x.shape}.")
     kernel = pair(kernel)
     stride = kernel if stride is None else pair(stride)
     pads = resolve_padding(padding, x.shape[1:3], kernel, stride)
     if any(p >= k for side, k in zip(pads, kernel) for p in side):
-        raise ValueError(f"padding {pads} is as wide as the window {kernel}: some windows would hold no pixel.")
+        raise ValueError(f"padding {pads} is as wide as the window {kernel}: some windows would have no pixel.")
     if kernel[0] * kernel[1] > 256:
         raise ValueError(f"a pooling window of {kernel} is too large: at most 256 pixels.")
     return x.shape[1:3], kernel, stride, pads, kernels(x)
@@ -123,7 +119,7 @@ def global_avg_pool(x: Array) -> Recorded:
     N, H, W, C = x.shape
 
     def vjp(g: Array) -> Array:
-        gx = np.empty_like(g, shape=(N, H, W, C))
+        gx = np.empty_like(g, shape=(N, H, W, C))  # a real array: most kernels would copy a broadcast view
         gx[...] = g.reshape(N, 1, 1, C) / (H * W)
         return gx
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..backend import array_module, kernels, on_gpu
 from ..errors import InputError
-from ..tape import Array, Recorded
+from ..tape import Array, Recorded, Vjp
 from ..tensor import op
 
 REDUCTIONS = ("none", "sum", "mean")
 
 
-def _reduce(loss: Any, gradient: Any, reduction: str) -> tuple[Any, Any]:
-    """The reduced loss and its vjp to the logits, from per-sample losses and d(loss_n)/d(logits_n) of the same rows."""
+def _reduce(loss: Array, gradient: Array, reduction: str) -> tuple[Array, Vjp]:
+    """The reduced loss and its vjp to the logits, from the loss of each sample (N,) and its gradient (N, ...)."""
     n, per_row = len(loss), (len(loss),) + (1,) * (gradient.ndim - 1)
     if reduction == "none":
         return loss, lambda g: gradient * g.reshape(per_row)
@@ -33,8 +31,8 @@ def _check_reduction(reduction: str) -> None:
 def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mean") -> Recorded:
     """-log softmax(logits)[label], or -sum_c labels_c log softmax(logits)_c: logits (N, C), labels (N,) or (N, C).
 
-    labels are class indices, or soft labels whose rows sum to one; they have no gradient. reduction none gives (N,),
-    sum and mean a scalar. The gradient to the logits is softmax(logits) - labels.
+    labels are class indices, or soft labels whose rows sum to one; they have no gradient. reduction "none" gives (N,),
+    "sum" and "mean" give a scalar. The gradient to the logits is softmax(logits) - labels.
     """
     _check_reduction(reduction)
     targets = one_hot(labels, logits) if labels.ndim == 1 else labels.astype(logits.dtype, copy=False)
@@ -45,10 +43,10 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mea
     return out, (vjp, None)
 
 
-def one_hot(labels: Any, logits: Any) -> Any:
+def one_hot(labels: Array, logits: Array) -> Array:
     """(N,) class indices -> (N, C) rows with a one, in the dtype of the logits; a label outside 0..C-1 is an error.
 
-    Labels on a GPU cannot be looked at without waiting for it: there the row of such a label, and so the loss, is NaN.
+    To see the labels on a GPU, the host would have to wait: there such a label gives a row, and so a loss, of NaN.
     """
     (N, C), xp = logits.shape, array_module(logits)
     if labels.dtype.kind not in "iu" or labels.shape != (N,):
@@ -68,7 +66,7 @@ def one_hot(labels: Any, logits: Any) -> Any:
 def binary_cross_entropy(logits: Array, targets: Array, *, reduction: str = "mean") -> Recorded:
     """-t log s(z) - (1 - t) log(1 - s(z)), s the logistic function: logits and targets (N,), targets in [0, 1].
 
-    Written max(z, 0) - z t + log(1 + exp(-|z|)), which neither overflows nor loses the small losses.
+    Computed as max(z, 0) - z t + log(1 + exp(-|z|)), which does not overflow and is exact for small losses.
     """
     _check_reduction(reduction)
     if logits.shape != targets.shape or logits.ndim != 1:

@@ -1,4 +1,4 @@
-"""Batch norm as two ops (the batch's own statistics, or given ones), and dropout."""
+"""Batch norm as two ops (with the statistics of the batch, or with given ones), and dropout."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module, kernels
-from ..tape import Array, Recorded
+from ..tape import Array, Recorded, RecordedAux
 from ..tensor import op
 
 
 @op
-def batch_norm_train(x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False) -> Recorded:
-    """gamma * (x - mean) / sqrt(variance + eps) + beta with the batch's own mean and variance per channel.
+def batch_norm_train(x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False) -> RecordedAux:
+    """gamma * (x - mean) / sqrt(variance + eps) + beta, with the mean and variance of the batch per channel.
 
-    x (..., C), gamma and beta (C,). Also hands out (mean, biased variance), for the layer's running statistics. relu:
+    x (..., C), gamma and beta (C,). aux is (mean, biased variance), for the layer's running statistics. relu:
     max(out, 0) in the same pass. Ioffe and Szegedy 2015, Algorithm 1.
     """
     k = kernels(x)
     out, saved, mean, variance = k.batch_norm_train(x, gamma, beta, eps=eps, relu=relu)
-
-    def vjp(g: Array, wanted: tuple[bool, ...]) -> tuple[Array, ...]:
-        return k.batch_norm_train_gx(g, saved, gamma, out if relu else None)
-
-    return out, vjp, (mean, variance)
+    # one vjp for all inputs, since they share the sums
+    return out, lambda g, wanted: k.batch_norm_train_gx(g, saved, gamma, out if relu else None), (mean, variance)
 
 
 @op
@@ -45,7 +42,7 @@ def batch_norm_eval(x: Array, gamma: Array, beta: Array, mean: Array, var: Array
 
 @op
 def dropout(x: Array, *, rate: float, rng: Any = None, mask: Array = None) -> Recorded:
-    """Drop each entry with probability `rate`, divide the rest by 1 - rate; the draw comes from rng, or is `mask`."""
+    """Drop each entry with probability `rate` and divide the others by 1 - rate; the mask is drawn by rng, or given."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate {rate}: it must lie in [0, 1).")
     if mask is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import numbers
+from ..backend import as_floats
 from ..errors import InputError
 from ..evaluation.validation import validate
 from ..parallel import Team
@@ -78,7 +78,7 @@ class Monitor:
 
     def stop(self, iteration: int, losses: dict[str, Losses]) -> bool:
         """Log a step, validate and write a checkpoint when it is time; is it time to stop early?"""
-        losses = numbers(losses)  # the one place in a step that waits for a GPU
+        losses = as_floats(losses)  # the one place in a step that waits for a GPU
         seconds = time.perf_counter() - self._began
         for name, terms in losses.items():
             for term, value in terms.items():

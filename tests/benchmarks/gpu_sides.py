@@ -1,4 +1,4 @@
-"""The two sides of the GPU benchmark, ours and PyTorch's, each in a process of its own, and their clock."""
+"""The GPU benchmark's table and clock, and its two sides, ours and PyTorch's, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -88,6 +89,54 @@ class Clock:
                 action()
             found.append(self.between(start, self.now()) / repeats)
         return median(found)
+
+
+class Bench:
+    """The table as it grows, and what its rows are measured with."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from minisatm import backend
+
+        self.args, self.problem = args, backend.cupy_problem()
+        self.lines: list[str] = []
+        self.ceilings: dict[str, float] = {}
+        self.kernels: Any = None
+        if not self.problem:
+            import cupy
+
+            from minisatm.kernels import cupy_kernels, launch
+
+            self.cupy, self.kernels, self.launch = cupy, cupy_kernels, launch
+            self.noise = np.random.default_rng(0).random(self.scaled(2**22), np.float32) - np.float32(0.5)
+
+    @cached_property
+    def clock(self) -> Clock:
+        return Clock(self.cupy, self.scaled(4096), 3 if self.args.quick else 5)
+
+    def say(self, line: str = "") -> None:
+        print(line.rstrip(), flush=True)
+        self.lines.append(line.rstrip())
+
+    def row(self, label: str, measure: Callable[[], str]) -> None:
+        """One row: what `measure` returns, or why it could not."""
+        if self.problem:
+            self.say(f"{label} not measured")
+            return
+        try:
+            self.say(label + measure())
+        except Exception as problem:  # the next row may work
+            self.say(f"{label} failed: {one_line(problem)}")
+            self.cupy.get_default_memory_pool().free_all_blocks()
+
+    def scaled(self, n: int) -> int:
+        """A length, made tiny where the stand-in runs."""
+        return max(2, n // 28) if self.args.stand_in and n > 3 else n
+
+    def drawn(self, what: Any) -> Any:
+        """For a shape random numbers around zero, for a function what it returns; anything else as it is."""
+        if isinstance(what, tuple):
+            return self.cupy.asarray(np.resize(self.noise, what))
+        return what() if callable(what) else what
 
 
 class Setting(NamedTuple):

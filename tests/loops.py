@@ -1,4 +1,4 @@
-"""Oracles: the same functions as plain loops over every output entry, written from the definition and slow."""
+"""Kernels as loops over every entry of the output, written from the definition: what plain.py is compared with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import Pads, Pair, output_size
+from minisatm.kernels.plain import Pads, Pair, output_size
 
 Array = np.ndarray[Any, Any]
 
@@ -15,14 +15,9 @@ def _inside(i: int, j: int, size: tuple[int, ...]) -> bool:
     return 0 <= i < size[0] and 0 <= j < size[1]
 
 
-def _sizes(x: Array, kernel: Pair, stride: Pair, pads: Pads, ceil: bool = False) -> tuple[int, int]:
-    P, Q = (output_size(n, k, s, p, ceil) for n, k, s, p in zip(x.shape[1:3], kernel, stride, pads))
-    return P, Q
-
-
-def naive_conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads) -> Array:
+def conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads) -> Array:
     kh, kw, C, F = w.shape
-    P, Q = _sizes(x, (kh, kw), stride, pads)
+    P, Q = output_size(x.shape[1:3], (kh, kw), stride, pads)
     out = np.zeros((len(x), P, Q, F), x.dtype)
     for n, p, q, f in np.ndindex(out.shape):
         for i, j in np.ndindex(kh, kw):
@@ -35,18 +30,20 @@ def naive_conv2d(x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pad
     return out
 
 
-def naive_max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> Array:
-    out = np.full((len(x), *_sizes(x, kernel, stride, pads, ceil), x.shape[3]), -np.inf, x.dtype)
+def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> tuple[Array, Array]:
+    """The largest pixel of each window, and the number of its tap; of equal pixels the first."""
+    out = np.full((len(x), *output_size(x.shape[1:3], kernel, stride, pads, ceil), x.shape[3]), -np.inf, x.dtype)
+    place = np.zeros(out.shape, np.uint8)
     for n, p, q, c in np.ndindex(out.shape):
         for i, j in np.ndindex(*kernel):
             row, column = p * stride[0] + i - pads[0][0], q * stride[1] + j - pads[1][0]
-            if _inside(row, column, x.shape[1:3]):
-                out[n, p, q, c] = max(out[n, p, q, c], x[n, row, column, c])
-    return out
+            if _inside(row, column, x.shape[1:3]) and x[n, row, column, c] > out[n, p, q, c]:
+                out[n, p, q, c], place[n, p, q, c] = x[n, row, column, c], i * kernel[1] + j
+    return out, place
 
 
-def naive_avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
-    out = np.zeros((len(x), *_sizes(x, kernel, stride, pads), x.shape[3]), x.dtype)
+def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
+    out = np.zeros((len(x), *output_size(x.shape[1:3], kernel, stride, pads), x.shape[3]), x.dtype)
     for n, p, q, c in np.ndindex(out.shape):
         inside = 0
         for i, j in np.ndindex(*kernel):
@@ -58,7 +55,7 @@ def naive_avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_pa
     return out
 
 
-def naive_linear(x: Array, w: Array, b: Array | None) -> Array:
+def linear(x: Array, w: Array, b: Array | None) -> Array:
     out = np.zeros((len(x), w.shape[1]), x.dtype)
     for n, f in np.ndindex(out.shape):
         for c in range(x.shape[1]):
@@ -68,7 +65,7 @@ def naive_linear(x: Array, w: Array, b: Array | None) -> Array:
     return out
 
 
-def naive_batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, eps: float) -> Array:
+def batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, eps: float) -> Array:
     out = np.empty_like(x)
     for index in np.ndindex(x.shape):
         c = index[-1]
@@ -76,7 +73,7 @@ def naive_batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance:
     return out
 
 
-def naive_batch_statistics(x: Array) -> tuple[Array, Array]:
+def batch_statistics(x: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance per channel."""
     flat = x.reshape(-1, x.shape[-1])
     mean, variance = np.zeros(flat.shape[1], x.dtype), np.zeros(flat.shape[1], x.dtype)
@@ -88,7 +85,7 @@ def naive_batch_statistics(x: Array) -> tuple[Array, Array]:
     return mean, variance
 
 
-def naive_softmax_cross_entropy(logits: Array, labels: Array) -> Array:
+def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
     loss = np.zeros(len(logits), logits.dtype)
     for n in range(len(logits)):
         top = max(logits[n])
