@@ -165,16 +165,16 @@ def test_helpers_change_no_bit(call, monkeypatch):
     name, arrays, settings = CALLS[call]
     for module in (threads, blocks):
         monkeypatch.setattr(module, "cores", lambda: 3)
-    hire, hired = threads._helpers.hire, []
+    reserve, reserved = threads._helpers.reserve, []
 
     def watched(wanted):
-        hired.append(hire(wanted))
-        return hired[-1]
+        reserved.append(reserve(wanted))
+        return reserved[-1]
 
-    monkeypatch.setattr(threads._helpers, "hire", watched)
+    monkeypatch.setattr(threads._helpers, "reserve", watched)
     together = [answers(name, arrays, settings) for _ in range(3)]
-    assert any(hired), "nobody helped"
-    monkeypatch.setattr(threads._helpers, "hire", lambda wanted: 0)
+    assert any(reserved), "nobody helped"
+    monkeypatch.setattr(threads._helpers, "reserve", lambda wanted: 0)
     alone = answers(name, arrays, settings)
     for values in together:
         assert [a.tobytes() for a in values] == [a.tobytes() for a in alone]

@@ -10,11 +10,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
-from functools import partial
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from . import blas
 
@@ -49,90 +47,56 @@ def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> list[
         helpers = _helpers.reserve(len(items) - 1)
         if not helpers:
             return [function(item) for item in items]
-        return _Job(function, items).run(helpers)
+        left, results, problems = deque(enumerate(items)), dict[int, Result](), dict[int, BaseException]()
 
+        def work() -> None:
+            while True:
+                try:
+                    i, item = left.popleft()
+                except IndexError:
+                    return
+                try:
+                    results[i] = function(item)
+                except BaseException as problem:
+                    problems[i] = problem
+                    if not isinstance(problem, Exception):
+                        left.clear()  # Ctrl-C: begin nothing more
 
-class _Job:
-    """One list of items that several threads work through together."""
-
-    def __init__(self, function: Callable[[Any], Any], items: list[Any]) -> None:
-        self.function, self.count = function, len(items)
-        self.waiting = deque(enumerate(items))
-        self.results: dict[int, Any] = {}
-        self.problems: dict[int, BaseException] = {}
-        self.one_done, self.helper_gone = threading.Semaphore(0), threading.Semaphore(0)
-
-    def run(self, helpers: int) -> list[Any]:
-        for _ in range(helpers):  # in a copy of the caller's context variables: NumPy keeps errstate there
-            _helpers.send(partial(copy_context().run, self.help))
+        # Each in a copy of the caller's context variables: NumPy keeps errstate there.
+        futures = [_helpers.pool.submit(copy_context().run, work) for _ in range(helpers)]
         try:
-            self.work()
-            while len(self.results) + len(self.problems) < self.count:
-                self.one_done.acquire()
+            work()
+            wait(futures)
         except BaseException:  # Ctrl-C between two items: no thread may still be at work when the caller sees it
-            self.drop()
-            for _ in range(helpers):
-                self.helper_gone.acquire()
+            left.clear()
+            wait(futures)
             raise
-        if self.problems:
-            raise self.problems[min(self.problems)]
-        return [self.results[i] for i in range(self.count)]
-
-    def help(self) -> None:
-        self.work()
-        self.helper_gone.release()
-
-    def work(self) -> None:
-        while True:
-            try:
-                i, item = self.waiting.popleft()
-            except IndexError:
-                return
-            try:
-                self.results[i] = self.function(item)
-            except BaseException as problem:
-                self.problems[i] = problem
-                if not isinstance(problem, Exception):
-                    self.drop()
-            self.one_done.release()
-
-    def drop(self) -> None:
-        """Remove the items that no thread has begun."""
-        while self.waiting:
-            with suppress(IndexError):
-                self.waiting.pop()
-                self.count -= 1
+        finally:
+            _helpers.release(helpers)
+        if problems:
+            raise problems[min(problems)]
+        return [results[i] for i in range(len(items))]
 
 
 class _Helpers:
     """Threads that wait for work. Never more of them work than there are other cores."""
 
     def __init__(self) -> None:
-        self.lock, self.busy, self.size = threading.Lock(), 0, 0
-        self.tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.lock, self.busy = threading.Lock(), 0
+        self.pool = ThreadPoolExecutor(1024, "minisatm-helper")  # it starts a thread only when none is free
 
     def reserve(self, wanted: int) -> int:
-        """Reserve up to `wanted` free threads, perhaps none; each is free again after one task."""
+        """Reserve up to `wanted` free cores, perhaps none."""
         if wanted < 1:
             return 0
         with self.lock:
             count = max(0, min(wanted, cores() - processes_at_work() - self.busy))
             self.busy += count
-            for _ in range(self.busy - self.size):
-                threading.Thread(target=self.serve, name="minisatm-helper", daemon=True).start()
-                self.size += 1
         return count
 
-    def send(self, task: Callable[[], None]) -> None:
-        self.tasks.put(task)
-
-    def serve(self) -> None:
-        while True:
-            task = self.tasks.get()
-            task()
-            del task  # otherwise its arrays would live until the next task
-            with self.lock:
-                self.busy -= 1
+    def release(self, count: int) -> None:
+        with self.lock:
+            self.busy -= count
 
 
 _helpers = _Helpers()
