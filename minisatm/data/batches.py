@@ -86,12 +86,17 @@ class Batches:
         `limit` takes that many of the images instead, the same random choice every time (their first ones could all be
         of one class).
         """
-        indices = self.indices
-        if limit is not None and limit < len(indices):
-            indices = np.sort(stream(self.seed, "subset").choice(indices, limit, replace=False))
+        indices = self.indices[self.places(limit)]
         for start in range(0, len(indices), self.batch):
             chosen = indices[start : start + self.batch]
             yield self._scaled(self._pixels(chosen)), self.dataset.labels[chosen]
+
+    def places(self, limit=None):
+        """Where the images of `in_order(limit)` stand in the order of all, (n,): the same place in every subset."""
+        if limit is None or limit >= len(self.indices):
+            return np.arange(len(self.indices))
+        places = stream(self.seed, "subset").choice(len(self.indices), limit, replace=False)
+        return places[np.argsort(self.indices[places])]
 
     def _shuffled(self, epoch):
         known, order = self._epoch

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import data, models
 from ..errors import InputError
+from ..evaluation.entry import Entry
 from ..models import files
 from ..models.network import Network
 from ..results import tables
 from . import settings as config
 from .folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One network of the line-up. label: what tables call it, such as "satm/vgg16"; a file by itself has no run."""
-
-    file: Path
-    name: str
-    method: str = ""
-    run: Path | None = None
-    label: str = ""
 
 
 def line_up(texts: Sequence[str]) -> tuple[list[Entry], list[Path]]:
@@ -96,7 +86,8 @@ def shared_settings(runs: Sequence[Path], data_dir: str = "") -> config.Settings
 
     data_dir: where the data set lies now, if not where the run found it.
     """
-    first, *others = [replace(settings_of(run), **({"data_dir": data_dir} if data_dir else {})) for run in runs]
+    settings = [settings_of(run) for run in runs]
+    first, *others = [replace(s, data_dir=data_dir or s.data_dir) for s in settings]
     for run, other in zip(runs[1:], others):
         for what, one, two in zip(IDENTITY, _identity(first), _identity(other)):
             if one != two:
