@@ -165,7 +165,7 @@ def test_masking_takes_the_first_epsilon_and_the_undefended_network_of_the_same_
     beside = {r["network"]: r["text"] for r in rows if r["check"] == "gradient norm"}
     undefended = re.search("median (.+) at clean images, (.+) at their", beside["undefended/x"]).groups()
     assert beside["satm/x"].endswith("; undefended {} and {}".format(*undefended))
-    assert beside["undefended/x"].endswith("; nothing undefended to compare with")
+    assert beside["undefended/x"].endswith("; no undefended network to compare with")
 
 
 def test_the_screen_and_its_file_say_the_same(whole):

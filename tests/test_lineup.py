@@ -69,7 +69,7 @@ def mistake(*argv):
         (["nowhere"], r"nowhere is not a run folder \(no config.json\)"),
         ([], "no run is named"),
         (["RUN:vgg16"], "has no network 'vgg16': it has undefended/x, undefended/y, undefended/h, satm/x, satm/y"),
-        (["RUN/networks/satm-x.h5"], "name the run whose images to take as well"),
+        (["RUN/networks/satm-x.h5"], "also name the run whose test images to use"),
         (["RUN", "gone.h5"], "there is no file gone.h5"),
         (["RUN", "--attack", "fgms"], "unknown attack 'fgms': choose from fgsm,"),
         (["RUN", "--attack", ","], "--attack is empty"),
@@ -143,7 +143,7 @@ def test_broken_and_foreign_runs(run, tmp_path, drawn):
     shutil.copy(run / "config.json", other)
     assert "has no networks yet" in mistake(other) and "--resume" in mistake(other)
     (other / "evaluation.txt").touch()
-    assert "is an evaluation and no run" in mistake(other)
+    assert "is an evaluation, not a run" in mistake(other)
 
 
 def test_networks_with_other_classes_are_refused(run, tmp_path):

@@ -164,7 +164,7 @@ def _joined(
 
 
 class _Pass:
-    """One pass over the batches in order, of which one is in memory. tick hears how many images are done."""
+    """One pass over the batches in order, one of them in memory. tick gets the number of images of each batch done."""
 
     def __init__(self, batches: Any, limit: int | None, tick: Callable[[int], Any] | None) -> None:
         self.places, self.size, self.tick = batches.places(limit), batches.batch, tick

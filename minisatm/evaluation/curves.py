@@ -1,4 +1,4 @@
-"""Rates against epsilon: an attack that sees the network must, at the end of the scale, leave no more than chance."""
+"""Rates against epsilon. At the end of the scale a white-box attack must leave no more than chance."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ STEPS = (2 / 256, 4 / 256, 8 / 256, 16 / 256, 32 / 256, 64 / 256, 128 / 256, 1.0
 
 
 def epsilons(given: Sequence[float], setting: AttackSetting, shape: Sequence[int]) -> list[float]:
-    """The points of a curve, 0 apart: those given, and enough up to where any image can become any other.
+    """The points of a curve after 0: those given, and more up to where any image can become any other.
 
-    shape: of an image. Where epsilon is a length the scale ends at the diagonal of the box.
+    shape: of an image. Where epsilon is a length, the scale ends at the diagonal of the box of images.
     """
     end = float(np.sqrt(np.prod(shape))) if setting.unit else 1.0
     return sorted({*(e for e in given if e), *(end * step for step in STEPS)})

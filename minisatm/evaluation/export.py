@@ -16,7 +16,7 @@ PICTURES = 8  # of each source
 
 
 def check_empty(folder: Path) -> None:
-    """Make the folder; an InputError where it holds anything."""
+    """Make the folder; an InputError if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds files already: name a new folder for --save-examples.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,8 @@ def export(folder: Path, crossing: Crossing, classes: Sequence[str]) -> None:
             attack=setting.attack, source=source, norm=setting.norm,
             epsilon=setting.epsilon if setting.has_epsilon else np.nan,
         )  # fmt: skip
-        own = targets.index(source)
-        _pictures(folder / name, crossing, source, clean[own], predicted[own], classes)
+        k = targets.index(source)
+        _pictures(folder / name, crossing, source, clean[k], predicted[k], classes)
 
 
 def _pictures(

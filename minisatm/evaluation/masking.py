@@ -1,7 +1,7 @@
-"""Is it masking? A network that hides its gradients looks robust to attacks that follow them; this is how that shows.
+"""Does a network mask its gradients? Then it looks robust to attacks that follow gradients, and is not.
 
-The signs are those of Athalye et al. 2018 (Section 3.1) and Tramer et al. 2018 (Section 4). A rate is the share of
-images still classified as their own class, after rounding to 8-bit pixels. Intervals are 99 %: checks are many.
+The checks are those of Athalye et al. 2018 (Section 3.1) and Tramer et al. 2018 (Section 4). A rate is the share of
+images that are classified correctly; all examples are 8-bit pixels. Intervals are 99 %, because the checks are many.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUESTIONS = 100  # to the network, for each image, by the search without gradien
 LARGE = (0.5, 1.0)
 FELL_TO = 1 / 10  # of the undefended network's gradient norm: less is a sign
 SMALL_COSINE = 0.1
-Z = 2.576
+Z = 2.576  # for 99 %
 
 
 @dataclass
@@ -161,7 +161,7 @@ def checks(evidence: MaskingEvidence, true: Array, reference: MaskingEvidence | 
         _weaker(evidence, "search", "multi-step", "search without gradients"),
     ]
     if not above_chance(evidence, true):
-        # A network that only guesses has nothing to hide: how its rates lie says nothing.
+        # Where a network only guesses, the differences between attacks mean nothing.
         measured = [replace(check, verdict=CANNOT_TELL) for check in measured]
     return measured
 
@@ -176,12 +176,11 @@ def _always(true: Array) -> float:
 
 
 def _weaker(evidence: MaskingEvidence, control: str, attack: str, check: str, z: float = Z) -> MaskingCheck:
-    """The control should be no stronger than the attack: by how many points is it?"""
+    """By how many points the control is stronger than the attack; it should not be."""
     difference, low, high = metrics.paired_difference(evidence.right[attack], evidence.right[control], z)
     verdict = SIGN if low > 0 else NO_SIGN if difference <= 0 else CANNOT_TELL
-    return MaskingCheck(
-        check, _compared(evidence, control, attack, (difference, low, high)), verdict, difference, low, high
-    )
+    text = _compared(evidence, control, attack, (difference, low, high))
+    return MaskingCheck(check, text, verdict, difference, low, high)
 
 
 def _compared(evidence: MaskingEvidence, control: str, attack: str, points: tuple[float, float, float]) -> str:
@@ -199,7 +198,7 @@ def _transferred(evidence: MaskingEvidence) -> MaskingCheck:
     check, others = "transferred / own", evidence.transferred()
     if not others:
         return MaskingCheck(check, "no other network to take examples from", CANNOT_TELL)
-    # The strongest of several was picked for its rate: its interval is as wide as they are many (Bonferroni).
+    # The strongest of several sources is in part the luckiest: its interval must be wider (Bonferroni's correction).
     z = NormalDist().inv_cdf(1 - (1 - NormalDist().cdf(Z)) / len(others))
     return _weaker(evidence, others[0], "multi-step", check, z)
 
@@ -208,9 +207,9 @@ def _zeros(evidence: MaskingEvidence) -> MaskingCheck:
     share, n = float(evidence.zero.mean()), len(evidence.zero)
     text = f"exactly zero for {int(evidence.zero.sum())} of {n} images"
     if share:
-        text += f" (not robustness: the way out, the margin loss, leaves {_percent(evidence.rate('margin'))})"
+        text += f" (no robustness: the margin loss has a gradient, and leaves {_percent(evidence.rate('margin'))})"
     low, high = metrics.interval(share, n, Z)
-    # One or two may be chance, such as units that are all dead for an image.
+    # One or two may be chance: images for which all units of a layer are off.
     verdict = NO_SIGN if not share else SIGN if low > 0.01 else CANNOT_TELL
     return MaskingCheck("zero gradients", text, verdict, share, low, high)
 
@@ -219,11 +218,10 @@ def _gradient_norm(evidence: MaskingEvidence, reference: MaskingEvidence | None)
     clean, attacked = np.median(evidence.norm), np.median(evidence.norm_attacked)
     text = f"median {clean:.2g} at clean images, {attacked:.2g} at their examples"
     if reference is None:
-        return MaskingCheck(
-            "gradient norm", text + "; nothing undefended to compare with", CANNOT_TELL, float(attacked)
-        )
+        text += "; no undefended network to compare with"
+        return MaskingCheck("gradient norm", text, CANNOT_TELL, float(attacked))
     before = np.median(reference.norm), np.median(reference.norm_attacked)
-    # A network that is only surer of itself has smaller gradients at clean images, not where it is wrong.
+    # A network that is only more confident has small gradients at clean images, but not where it is wrong.
     fell = clean < FELL_TO * before[0] and attacked < FELL_TO * before[1]
     text += f"; undefended {before[0]:.2g} and {before[1]:.2g}"
     return MaskingCheck("gradient norm", text, SIGN if fell else NO_SIGN, float(attacked))
@@ -251,7 +249,7 @@ def _at_large_epsilon(evidence: MaskingEvidence, size: float, always: float) -> 
 
 
 def _noise(evidence: MaskingEvidence) -> MaskingCheck:
-    """Here no weaker is not enough: the attack must do clearly better."""
+    """Here a tie is not enough: the attack must be clearly stronger than noise."""
     points = metrics.paired_difference(evidence.right["multi-step"], evidence.right["noise"], Z)
     verdict = SIGN if points[1] > 0 else NO_SIGN if points[2] < 0 else CANNOT_TELL
     return MaskingCheck("noise / attack", _compared(evidence, "noise", "multi-step", points), verdict, *points)
@@ -271,9 +269,8 @@ def report_text(name: str, evidence: MaskingEvidence, true: Array, checks: Seque
 def summary(name: str, evidence: MaskingEvidence, true: Array, checks: Sequence[MaskingCheck]) -> str:
     """One line a network: which checks are signs, and what the strongest attack leaves."""
     if not above_chance(evidence, true):
-        return (
-            f"{name}: clean {_percent(evidence.rate('clean'))} is no better than one answer for all: nothing to mask."
-        )
+        clean = _percent(evidence.rate("clean"))
+        return f"{name}: clean {clean} is no better than always answering one class: nothing to mask."
     signs = [check.check for check in checks if check.verdict == SIGN]
     unsure = sum(check.verdict == CANNOT_TELL for check in checks)
     found = f"{len(signs)} of {len(checks)} checks are signs of masking ({'; '.join(signs)})" if signs else (

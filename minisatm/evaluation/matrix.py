@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from .. import metrics
 from ..results.rows import CLEAN, OTHER, WHITE_BOX, Leak, Row
 from .crossing import Crossing, Pair
-from .entry import Entry
 
 WIDTH = 110  # columns of a screen
 CELL = 8
@@ -16,6 +17,30 @@ SIZES = {"linf": "mean max change, 1/256", "l2": "mean length", "l0": "mean pixe
 SIZE_TEXT: dict[str, Callable[[float], str]] = {
     "linf": lambda v: f"{256 * v:.1f}", "l2": lambda v: f"{v:.3g}", "l0": lambda v: f"{v:.1f}",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of an evaluation: of a run, or a weights file by itself (without method and run).
+
+    label: its name in the tables, unique in the evaluation, such as "satm/vgg16".
+    """
+
+    file: Path
+    name: str
+    method: str = ""
+    run: Path | None = None
+    label: str = ""
+
+    @property
+    def source(self) -> str:
+        """Its name in the random streams: the same in the run's table and in every evaluation."""
+        return f"{self.method}/{self.name}" if self.method else self.name
+
+    @property
+    def prefix(self) -> str:
+        """What tells it from a network of the same name: the name of the run, the path of the file, or ""."""
+        return "" if self.label == self.source else self.label.removesuffix(f":{self.source}")
 
 
 def rows(crossing: Crossing, entries: Sequence[Entry], classes: int) -> list[Row]:

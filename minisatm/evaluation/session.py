@@ -18,7 +18,7 @@ from ..results.figures import figure_epsilons
 from ..results.rows import Leak, Row
 from ..units import epsilon_text
 from . import crossing, curves, export, masking, matrix
-from .entry import Entry
+from .matrix import Entry
 from .setting import AttackSetting
 
 SUBSET = 200  # images for curves and masking, which ask far more about each
