@@ -91,6 +91,11 @@ def test_what_rounding_changed_is_said():
         "rounding to 8-bit pixels changes a on examples of b from 60.0 to 10.0 %."
     ]
     assert matrix.rounding_remarks(made({("a", ""): 90, ("a", "b"): 60}, {("a", ""): 90, ("a", "b"): 59})) == []
+    many = {("a", f"{k}"): 60 + k for k in range(4)}
+    assert matrix.rounding_remarks(made(many, dict.fromkeys(many, 10))) == [
+        "rounding to 8-bit pixels changes 4 rates by more than chance explains, most a on examples of 3 from 10.0 to "
+        "63.0 %; tables/matrix.csv has all of them."
+    ]
 
 
 def test_predicted_labels_are_the_sources_own(networks, batches):

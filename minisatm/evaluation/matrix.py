@@ -12,7 +12,7 @@ from .crossing import Crossing, Pair
 
 WIDTH = 110  # columns of a screen
 CELL = 8
-CHANCE_SHOWN = 3  # of the rates above the clean one that chance explains
+SHOWN = 3  # remarks of one kind: more are counted
 SIZES = {"linf": "mean max change, 1/256", "l2": "mean length", "l0": "mean pixels changed"}
 SIZE_TEXT: dict[str, Callable[[float], str]] = {
     "linf": lambda v: f"{256 * v:.1f}", "l2": lambda v: f"{v:.3g}", "l0": lambda v: f"{v:.1f}",
@@ -101,24 +101,26 @@ def percent(rate: float) -> str:
 
 
 def rounding_remarks(crossing: Crossing) -> list[str]:
-    """A sentence for each rate that rounding to 8-bit pixels changes by more than chance explains."""
-    lines = []
+    """What rounding to 8-bit pixels changes by more than chance explains: each rate, or the largest of many."""
+    changed: dict[str, float] = {}
     for target, source in crossing.unrounded:
         after, before = (crossing.right(target, source, rounded) for rounded in (True, False))
-        _, low, high = metrics.paired_difference(after, before)
+        difference, low, high = metrics.paired_difference(after, before)
         if low > 0 or high < 0:
-            lines.append(
-                f"rounding to 8-bit pixels changes {target} on {_origin(target, source)} from "
-                f"{percent(before.mean())} to {percent(after.mean())} %."
-            )
-    return lines
+            text = f"{target} on {_origin(target, source)} from {percent(before.mean())} to {percent(after.mean())} %"
+            changed[text] = abs(difference)
+    if len(changed) <= SHOWN:
+        return [f"rounding to 8-bit pixels changes {text}." for text in changed]
+    most = max(changed, key=lambda text: changed[text])
+    return [f"rounding to 8-bit pixels changes {len(changed)} rates by more than chance explains, most {most}; "
+            "tables/matrix.csv has all of them."]  # fmt: skip
 
 
 def leak_remarks(leaks: Sequence[Leak]) -> list[str]:
     """A warning for each rate above the clean one; one sentence for those that chance explains, where they are many."""
     sure = [f"WARNING: {_leak_text(leak)}." for leak in leaks if leak.low > 0]
     within = [f"WARNING: {_leak_text(leak)}." for leak in leaks if leak.low <= 0]
-    if len(within) > CHANCE_SHOWN:
+    if len(within) > SHOWN:
         within = [f"{len(within)} rates lie above the clean one, by no more than chance explains; tables/leaks.csv "
                   "also has their rates from predicted labels."]  # fmt: skip
     return sure + within
