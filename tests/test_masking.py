@@ -9,7 +9,7 @@ import pytest
 
 from minisatm import attacks
 from minisatm.evaluation import masking
-from minisatm.evaluation.masking import CANNOT_TELL, NO_SIGN, SIGN, Look
+from minisatm.evaluation.masking import CANNOT_TELL, NO_SIGN, SIGN, MaskingEvidence
 
 N, SIDE, CLASSES = 60, 6, 3
 EPSILON = 0.1
@@ -25,9 +25,18 @@ class Images:
         x = self.patterns[self.y] + noise * rng.standard_normal((n, SIDE, SIDE, 1))
         self.x = (np.rint(255 * x.clip(0, 1)) / 255).astype(np.float32)
 
+    def places(self, limit=None):
+        return np.arange(len(self.x))
+
     def in_order(self, limit=None):
         for start in range(0, len(self.x), 25):
             yield self.x[start : start + 25], self.y[start : start + 25]
+
+
+def in_ball(x_adv, x):
+    """8-bit pixels inside the ball, for x of 8-bit pixels: 255 * EPSILON is 25.5."""
+    levels = np.rint(255 * x)
+    return ((levels + (np.rint(255 * x_adv) - levels).clip(-25, 25)) / 255).astype(np.float32)
 
 
 def nearest(patterns, gain=10.0):
@@ -64,7 +73,7 @@ def quantised(network):
 
 @pytest.fixture(scope="module")
 def seen():
-    """Each network looked at by itself, so that transferred examples say nothing: (true, {name: Look})."""
+    """Each network taken by itself, so that transferred examples say nothing: (true, {name: MaskingEvidence})."""
     images = Images()
     plain = nearest(images.patterns)
     networks = {
@@ -74,13 +83,13 @@ def seen():
         "quantised": quantised(plain),
         "guessing": lambda x: (np.tile(np.float32([1, 0, 0]), (len(x), 1)), lambda g: np.ones_like(x)),
     }
-    looks = {name: masking.look({name: n}, images, epsilon=EPSILON, seed=0) for name, n in networks.items()}
-    return images.y, {name: own[name] for name, (_, own) in looks.items()}
+    gathered = {name: masking.gather({name: n}, images, epsilon=EPSILON, seed=0) for name, n in networks.items()}
+    return images.y, {name: own[name] for name, (_, own) in gathered.items()}
 
 
 def verdicts(seen, name, reference=None):
-    true, looks = seen
-    found = masking.lines(looks[name], true, looks[reference] if reference else None)
+    true, gathered = seen
+    found = masking.checks(gathered[name], true, gathered[reference] if reference else None)
     return {line.check: line.verdict for line in found}
 
 
@@ -89,26 +98,29 @@ def signs(seen, name, reference=None):
 
 
 def test_a_plain_network_shows_no_sign(seen):
-    true, looks = seen
+    true, gathered = seen
     found = verdicts(seen, "plain")
     unsure = {check for check, verdict in found.items() if verdict == CANNOT_TELL}
     assert unsure == {"transferred / own", "gradient norm"}  # nobody else is there to compare with
     assert set(found.values()) == {NO_SIGN, CANNOT_TELL}
     assert verdicts(seen, "plain", "plain")["gradient norm"] == NO_SIGN
-    words = masking.summary("p", looks["plain"], true, masking.lines(looks["plain"], true))
+    words = masking.summary("p", gathered["plain"], true, masking.checks(gathered["plain"], true))
     assert words.startswith("p: no sign of masking in 9 of 11 checks, 2 cannot tell. The strongest attack, ")
 
 
 def test_saturated_logits_are_found_by_their_zero_gradients(seen):
     """The cross-entropy of logits this large is flat in float32; the margin loss and a search get through."""
-    true, looks = seen
-    look = looks["saturated"]
-    assert look.zero.mean() > 0.5 and look.rate("clean") == looks["plain"].rate("clean")
+    true, gathered = seen
+    look = gathered["saturated"]
+    assert look.zero.mean() > 0.5 and look.rate("clean") == gathered["plain"].rate("clean")
     found = signs(seen, "saturated")
     assert {"zero gradients", "margin loss / cross-entropy", "search without gradients", "rate at epsilon 1"} <= found
-    (line,) = (line for line in masking.lines(look, true) if line.check == "zero gradients")
+    (line,) = (line for line in masking.checks(look, true) if line.check == "zero gradients")
     assert f"exactly zero for {int(look.zero.sum())} of {N} images" in line.text
-    assert "not robustness: the way out, the margin loss, leaves 58.3 %" in line.text
+    network, images = nearest(Images().patterns, gain=20_000.0), Images()
+    x_adv = attacks.iterative_fgsm(network, images.x, true, epsilon=EPSILON, steps=10, loss="margin")
+    left = (network(in_ball(x_adv, images.x))[0].argmax(axis=1) == true).mean()
+    assert f"no robustness: the margin loss has a gradient, and leaves {100 * left:.1f} %" in line.text and left < 0.8
     assert line.value == look.zero.mean()
 
 
@@ -125,37 +137,38 @@ def test_a_network_without_slope_is_found(seen):
 
 
 def test_of_a_network_that_guesses_nothing_is_told(seen):
-    true, looks = seen
+    true, gathered = seen
     assert set(verdicts(seen, "guessing").values()) == {CANNOT_TELL}
-    words = masking.summary("g", looks["guessing"], true, masking.lines(looks["guessing"], true))
-    assert words == "g: clean 33.3 % is no better than one answer for all: nothing to mask."
+    words = masking.summary("g", gathered["guessing"], true, masking.checks(gathered["guessing"], true))
+    assert words == "g: clean 33.3 % is no better than always answering one class: nothing to mask."
 
 
 def test_examples_of_another_network_unmask_a_shattered_one():
     """The plain twin's examples fool the shattered network, whose own do not; never the other way round."""
     images = Images()
     plain = nearest(images.patterns)
-    true, looks = masking.look({"plain": plain, "masked": shattered(plain)}, images, epsilon=EPSILON, seed=0)
-    assert "transferred / own" in signs((true, looks), "masked")
-    assert "transferred / own" not in signs((true, looks), "plain")
+    true, gathered = masking.gather({"plain": plain, "masked": shattered(plain)}, images, epsilon=EPSILON, seed=0)
+    assert "transferred / own" in signs((true, gathered), "masked")
+    assert "transferred / own" not in signs((true, gathered), "plain")
     # the same images and the same answers: what is transferred is what fools the plain network itself
-    assert np.array_equal(looks["masked"].right["from plain"], looks["plain"].right["multi-step"])
+    assert np.array_equal(gathered["masked"].right["from plain"], gathered["plain"].right["multi-step"])
 
 
-def test_a_look_is_what_a_reader_would_compute():
+def test_the_evidence_is_what_a_reader_would_compute():
     """Each field against the definition, for images taken at once and not in batches."""
     images = Images()
     network = nearest(images.patterns)
-    true, looks = masking.look({"a": network}, images, epsilon=EPSILON, seed=0)
-    x, y, seen = images.x, images.y, looks["a"]
+    true, gathered = masking.gather({"a": network}, images, epsilon=EPSILON, seed=0)
+    x, y, seen = images.x, images.y, gathered["a"]
     assert np.array_equal(true, y)
     logits, vjp = network(x)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     g = vjp((odds / odds.sum(axis=1, keepdims=True) - np.eye(CLASSES)[y]).astype(np.float32))
     single = np.clip(x + EPSILON * np.sign(g), 0, 1)
     multi = attacks.iterative_fgsm(network, x, y, epsilon=EPSILON, steps=10)
+    single, multi = in_ball(single, x), in_ball(multi, x)
     for attack, example in (("clean", x), ("fgsm", single), ("multi-step", multi)):
-        answers = network(np.rint(255 * example) / 255)[0].argmax(axis=1)
+        answers = network(example)[0].argmax(axis=1)
         assert np.array_equal(seen.right[attack], answers == y), attack
     assert np.allclose(seen.norm, np.linalg.norm(g.reshape(N, -1).astype(float), axis=1), rtol=1e-4)
     assert np.allclose(
@@ -175,7 +188,7 @@ def test_a_gradient_is_zero_only_where_all_of_it_is():
         logits, vjp = network(x)
         return logits, lambda g: vjp(g) * (np.arange(SIDE) > 0)[:, None].astype(x.dtype)
 
-    assert not masking.look({"a": blind}, images, epsilon=EPSILON, seed=0)[1]["a"].zero.any()
+    assert not masking.gather({"a": blind}, images, epsilon=EPSILON, seed=0)[1]["a"].zero.any()
 
 
 def test_only_examples_of_eight_bits_count():
@@ -186,7 +199,7 @@ def test_only_examples_of_eight_bits_count():
         off = abs(255 * x - np.rint(255 * x)).reshape(len(x), -1).max(axis=1) > 0.01
         return np.stack([~off, off, 0 * off], axis=1).astype(np.float32), lambda g: np.ones_like(x)
 
-    right = masking.look({"a": fussy}, images, epsilon=0.3 / 255, seed=0)[1]["a"].right
+    right = masking.gather({"a": fussy}, images, epsilon=0.3 / 255, seed=0)[1]["a"].right
     assert all(np.array_equal(right[attack], images.y == 0) for attack in ("clean", "fgsm", "noise", "multi-step"))
 
 
@@ -196,18 +209,18 @@ def test_the_strongest_of_many_sources_must_be_stronger_by_more():
     widths = []
     for others in (1, 10):
         look = constructed(**{"multi-step": 60, **{f"from {k}": 50 for k in range(others)}})
-        (line,) = (line for line in masking.lines(look, true) if line.check == "transferred / own")
+        (line,) = (line for line in masking.checks(look, true) if line.check == "transferred / own")
         widths.append(line.high - line.low)
     assert widths[1] > 1.2 * widths[0]
 
 
 def constructed(**rights):
-    """A Look of 100 images; each attack leaves so many of them right."""
+    """The evidence about 100 images; each attack leaves so many of them right."""
     full = dict.fromkeys(("clean", "noise", "fgsm", "r_fgsm", "multi-step", "margin", "search"), 90)
     full |= {"epsilon 0.5": 0, "epsilon 1": 0} | rights
     right = {attack: np.arange(100) < count for attack, count in full.items()}
     ones = np.ones(100)
-    return Look(right, ones < 0, ones, ones, 0.5 * ones)
+    return MaskingEvidence(right, ones < 0, ones, ones, 0.5 * ones)
 
 
 @pytest.mark.parametrize(
@@ -234,14 +247,14 @@ def constructed(**rights):
 )
 def test_verdicts(check, rights, verdict):
     true = np.arange(100) % 4
-    (line,) = (line for line in masking.lines(constructed(**rights), true) if line.check == check)
+    (line,) = (line for line in masking.checks(constructed(**rights), true) if line.check == check)
     assert line.verdict == verdict
     if verdict == SIGN:
         assert line.low <= line.value <= line.high
 
 
 def test_a_line_gives_its_figures():
-    (line,) = (c for c in masking.lines(constructed(fgsm=30, **{"multi-step": 60}), np.arange(100) % 4)
+    (line,) = (c for c in masking.checks(constructed(fgsm=30, **{"multi-step": 60}), np.arange(100) % 4)
                if c.check == "single-step / multi-step")  # fmt: skip
     assert re.fullmatch(r"FGSM 30.0 %, 10 steps 60.0 %: \+30.0 points \[\+\d+.\d, \+\d+.\d\]", line.text)
     text = masking.report_text("a", constructed(), np.arange(100) % 4, [line])
@@ -252,7 +265,7 @@ def test_a_line_gives_its_figures():
 def test_a_gradient_norm_is_small_only_where_it_is_so_at_both_ends(clean, attacked, verdict):
     own, before = constructed(), constructed()
     own.norm, own.norm_attacked = clean * own.norm, attacked * own.norm_attacked
-    lines = {line.check: line.verdict for line in masking.lines(own, np.arange(100) % 4, before)}
+    lines = {line.check: line.verdict for line in masking.checks(own, np.arange(100) % 4, before)}
     assert lines["gradient norm"] == verdict
 
 
@@ -260,7 +273,7 @@ def test_a_gradient_norm_is_small_only_where_it_is_so_at_both_ends(clean, attack
 def test_a_cosine_is_judged_beside_the_undefended_one(own, undefended, verdict):
     a, b = constructed(), constructed()
     a.cosine, b.cosine = own + 0 * a.cosine, (undefended or 0) + 0 * b.cosine
-    lines = {line.check: line.verdict for line in masking.lines(a, np.arange(100) % 4, b if undefended else None)}
+    lines = {line.check: line.verdict for line in masking.checks(a, np.arange(100) % 4, b if undefended else None)}
     assert lines["cosine single / multi-step"] == verdict
 
 
@@ -268,5 +281,5 @@ def test_zero_gradients_need_be_more_than_a_few():
     for count, verdict in ((0, NO_SIGN), (1, CANNOT_TELL), (20, SIGN)):
         own = constructed()
         own.zero = np.arange(100) < count
-        lines = {line.check: line.verdict for line in masking.lines(own, np.arange(100) % 4)}
+        lines = {line.check: line.verdict for line in masking.checks(own, np.arange(100) % 4)}
         assert lines["zero gradients"] == verdict

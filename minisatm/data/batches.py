@@ -92,12 +92,17 @@ class Batches:
 
         limit: only so many of the images, the same random choice every time (the first ones could all be of one class).
         """
-        indices = self.indices
-        if limit is not None and limit < len(indices):
-            indices = np.sort(stream(self.seed, "subset").choice(indices, limit, replace=False))
+        indices = self.indices[self.places(limit)]
         for start in range(0, len(indices), self.batch):
             chosen = indices[start : start + self.batch]
             yield self._scaled(self._pixels(chosen)), self.dataset.labels[chosen]
+
+    def places(self, limit: int | None = None) -> np.ndarray:
+        """The places of the images of `in_order(limit)` in the order of all, (n,): the same place in every subset."""
+        if limit is None or limit >= len(self.indices):
+            return np.arange(len(self.indices))
+        places = stream(self.seed, "subset").choice(len(self.indices), limit, replace=False)
+        return places[np.argsort(self.indices[places])]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         known, order = self._epoch

@@ -1,1 +1,1 @@
-"""What the evaluate command is made of: the line-up, who fools whom, epsilon curves, signs of masking, and files."""
+"""How networks do on clean images and on one another's adversarial examples: read setting and crossing first."""

@@ -1,84 +1,39 @@
-"""Everybody attacks everybody: examples of every source shown to every target, and the tables of that."""
+"""The one loop of evaluation: every source's adversarial examples are shown to every target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import metrics
-from ..attacks import ATTACKS, craft, rounded
+from ..attacks import ATTACKS
 from ..attacks.gradients import length
 from ..backend import placed
 from ..models.network import Network, predict
 from ..parallel import ALONE, Team
-from ..streams import stream
-from ..units import epsilon_text
+from ..results.rows import Leak, Row
+from .setting import AttackSetting, examples
 
 Array = Any
-Rows = list[dict[str, Any]]
-Key = tuple[str, str]  # (target, source); the source of clean images is ""
-WIDTH = 110  # columns of a screen
-
-
-@dataclass(frozen=True)
-class Shot:
-    """An attack with all that it takes but network and images. epsilon and alpha in pixels of [0, 1], or a length."""
-
-    attack: str
-    epsilon: float
-    alpha: float | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, network: Any, x: Array, y: Array, rng: np.random.Generator) -> Array:
-        return craft(self.attack, network, x, y, epsilon=self.epsilon, alpha=self.alpha, rng=rng, **self.options)
-
-    @property
-    def norm(self) -> str:
-        return "linf" if self._own("scale") == "max" else str(self._own("norm") or ATTACKS[self.attack].norm)
-
-    @property
-    def unit(self) -> str:
-        """What epsilon is if not the largest change of a pixel (""): an L2 length, a factor on the gradient."""
-        if self._own("scale") == "none":
-            return "factor on the gradient"
-        return "length" if "l2" in (self._own("norm"), self._own("scale")) else ""
-
-    def _own(self, option: str) -> Any:
-        return (ATTACKS[self.attack].defaults | self.options).get(option)
-
-    @property
-    def has_epsilon(self) -> bool:
-        return ATTACKS[self.attack].takes("epsilon")
-
-    def at(self, epsilon: float) -> Shot:
-        """The same attack at another epsilon; alpha and step, where given, grow and shrink with it."""
-        factor = epsilon / self.epsilon if self.epsilon else 1.0
-        options = {k: v * factor if k == "step" else v for k, v in self.options.items()}
-        return Shot(self.attack, epsilon, None if self.alpha is None else self.alpha * factor, options)
-
-    def __str__(self) -> str:
-        size = f"{self.epsilon:g} ({self.unit})" if self.unit else epsilon_text(self.epsilon)
-        parts = [f"epsilon {size}"] if self.has_epsilon else []
-        parts += [] if self.alpha is None else [f"alpha {epsilon_text(self.alpha)}"]
-        return ", ".join([self.attack, *parts, *(f"{k} {v}" for k, v in self.options.items())])
+Pair = tuple[str, str]  # (target, source); the source of clean images is ""
+CHANGED = 1e-4 / 255  # less is no rounding, but how exactly float32 knows a pixel
 
 
 @dataclass
 class Crossing:
-    """What `cross` found, image by image.
+    """The answers of `cross`, image by image.
 
-    true (n,) classes; answers and unrounded {(target, source): (n,) classes}, to examples rounded to 8-bit pixels and
-    to those that the attack returned; sizes {source: (n,)} of the rounded perturbations. images {source: (n, H, W, C)
-    uint8}, where kept.
+    true (n,) classes; answers {(target, source): (n,) classes} on 8-bit examples, and unrounded on those that the
+    attack returned; sizes {source: (n,)} of the 8-bit perturbations. images {source: (n, H, W, C) uint8}, where kept.
     """
 
-    shot: Shot
+    setting: AttackSetting
     true: Array
-    answers: dict[Key, Array]
-    unrounded: dict[Key, Array]
+    answers: dict[Pair, Array]
+    unrounded: dict[Pair, Array]
     sizes: dict[str, Array]
     images: dict[str, Array]
 
@@ -91,13 +46,157 @@ class Crossing:
         return list(dict.fromkeys(source for _, source in self.answers if source))
 
     def right(self, target: str, source: str, rounded: bool = True) -> Array:
-        """Which images the target still classifies as their own class, (n,) booleans."""
+        """Which images the target classifies correctly, (n,) booleans."""
         return (self.answers if rounded else self.unrounded)[target, source] == self.true
 
+    def confusion(self, target: str, source: str, classes: int) -> Array:
+        return metrics.confusion_matrix(self.true, self.answers[target, source], classes)
 
-def eight_bit(x: Array) -> Array:
-    """Rounded pixels of [0, 1] as uint8."""
-    return np.rint(255 * x).astype(np.uint8)
+    def row(self, pair: Pair, classes: int, *, method: str, network: str, condition: str, run: str = "") -> Row:
+        """The row of a table for one pair; the names are the target's."""
+        target, source = pair
+        rates: dict[str, Any] = metrics.rates(self.confusion(target, source, classes))
+        if not source:
+            return Row(method, network, condition, source, **rates, run=run)
+        sizes = self.sizes[source]
+        return Row(
+            method, network, condition, source, **rates, run=run, attack=self.setting.attack, norm=self.setting.norm,
+            epsilon=self.setting.epsilon if self.setting.has_epsilon else None,
+            rate_before_rounding=float(self.right(*pair, rounded=False).mean()) if pair in self.unrounded else None,
+            perturbation=float(sizes.mean()), largest_perturbation=float(sizes.max()),
+        )  # fmt: skip
+
+    def above_clean(self) -> list[Pair]:
+        """Where a target is better on adversarial images than on clean ones, though the attack reads the true class."""
+        if not ATTACKS[self.setting.attack].reads_label:
+            return []
+        clean = {target: self.right(target, "").mean() for target in self.targets}
+        return [(t, s) for t, s in self.answers if s and self.right(t, s).mean() > clean[t]]
+
+    def leak(
+        self, pair: Pair, predicted: Crossing | None, *, method: str, network: str, condition: str, run: str = ""
+    ) -> Leak:
+        """The row of tables/leaks.csv for one pair of `above_clean`. predicted: crossed with predicted_labels."""
+        target, source = pair
+        adversarial, clean = self.right(target, source), self.right(target, "")
+        difference, low, high = metrics.paired_difference(adversarial, clean)
+        return Leak(
+            method, network, condition, source, len(self.true), float(adversarial.mean()), float(clean.mean()),
+            difference, low, high, None if predicted is None else float(predicted.right(*pair).mean()), run,
+        )  # fmt: skip
+
+
+@dataclass
+class _Part:
+    """One source's share of a Crossing for one batch; answers (targets, n)."""
+
+    true: Array
+    answers: Array
+    unrounded: Array
+    sizes: Array
+    images: Array | None
+
+
+def cross(
+    networks: Mapping[str, Network],
+    batches: Any,
+    setting: AttackSetting,
+    *,
+    seed: int,
+    pairs: Iterable[Pair] | None = None,
+    limit: int | None = None,
+    unrounded: bool = True,
+    keep: bool = False,
+    predicted_labels: bool = False,
+    names: Mapping[str, str] | None = None,
+    tick: Callable[[int], Any] | None = None,
+    team: Team = ALONE,
+) -> Crossing:
+    """Attack every image once for each source of the pairs, and ask the targets which class they see.
+
+    pairs: all targets on clean images and on all sources' examples, unless given. unrounded: also ask about the
+    examples as the attack returned them. keep: the images as well. predicted_labels: craft from the source's own
+    answers, so that the true class cannot leak into the image. names: those in the random streams, where they are not
+    the keys of networks.
+    """
+    targets: dict[str, list[str]] = {}
+    for target, source in dict.fromkeys(pairs or ((t, s) for s in ("", *networks) for t in networks)):
+        targets.setdefault(source, []).append(target)
+    images = _Pass(batches, limit, tick)
+
+    def show(job: tuple[int, str]) -> _Part:
+        b, source = job
+        x, y, places = images.batch(b)
+        x_adv = pixels = x
+        if source:
+            labels = predict(networks[source], x) if predicted_labels else y
+            name = (names or {}).get(source, source)
+            x_adv, pixels = examples(networks[source], x, labels, setting, seed=seed, source=name, places=places)
+        answers = before = _ask(networks, targets[source], pixels)
+        if source and unrounded and bool((abs(x_adv - pixels) > CHANGED).any()):
+            before = _ask(networks, targets[source], x_adv)
+        sizes = placed(perturbation_size(pixels - x, setting.norm), "numpy")
+        return _Part(y, answers, before, sizes, placed(bytes_of(pixels), "numpy") if keep else None)
+
+    # One job for each source and batch: each process reads on to the batch of its next job, and none waits for another.
+    jobs = [(b, source) for b in range(images.count) for source in targets]
+    parts: dict[str, list[_Part]] = {source: [] for source in targets}
+    for (_, source), part in zip(jobs, team.map(show, jobs)):
+        parts[source].append(part)
+    images.finish()
+    return _joined(setting, targets, parts, unrounded)
+
+
+def _joined(
+    setting: AttackSetting, targets: dict[str, list[str]], parts: dict[str, list[_Part]], unrounded: bool
+) -> Crossing:
+    found = Crossing(setting, np.concatenate([part.true for part in next(iter(parts.values()))]), {}, {}, {}, {})
+    for source, own in parts.items():
+        pairs = [(target, source) for target in targets[source]]
+        found.answers |= zip(pairs, np.concatenate([part.answers for part in own], axis=1))
+        if unrounded:
+            found.unrounded |= zip(pairs, np.concatenate([part.unrounded for part in own], axis=1))
+        found.sizes[source] = np.concatenate([part.sizes for part in own])
+        kept = [part.images for part in own if part.images is not None]
+        if kept:
+            found.images[source] = np.concatenate(kept)
+    return found
+
+
+class _Pass:
+    """One pass over the batches in order, one of them in memory. tick gets the number of images of each batch done."""
+
+    def __init__(self, batches: Any, limit: int | None, tick: Callable[[int], Any] | None) -> None:
+        self.places, self.size, self.tick = batches.places(limit), batches.batch, tick
+        self.count, self.at = -(-len(self.places) // self.size), -1
+        self.images = batches.in_order(limit)
+
+    def batch(self, b: int) -> tuple[Array, Array, Array]:
+        """x, y and places of batch b, which may not lie before the one asked for last."""
+        while self.at < b:
+            self._tick(self.at)
+            self.x, self.y = next(self.images)
+            self.at += 1
+        return self.x, self.y, self.places[b * self.size : (b + 1) * self.size]
+
+    def finish(self) -> None:
+        """The jobs of other processes are done as well."""
+        for b in range(self.at, self.count):
+            self._tick(b)
+
+    def _tick(self, b: int) -> None:
+        if self.tick is not None and b >= 0:
+            self.tick(len(self.places[b * self.size : (b + 1) * self.size]))
+
+
+def _ask(networks: Mapping[str, Network], targets: Sequence[str], x: Array) -> Array:
+    """The answers of these networks, (targets, N)."""
+    return np.stack([predict(networks[target], x) for target in targets])
+
+
+def bytes_of(pixels: Array) -> Array:
+    """8-bit pixels of [0, 1] as uint8."""
+    return np.rint(255 * pixels).astype(np.uint8)
 
 
 def perturbation_size(change: Array, norm: str) -> Array:
@@ -105,161 +204,3 @@ def perturbation_size(change: Array, norm: str) -> Array:
     if norm == "linf":
         return abs(change).reshape(len(change), -1).max(axis=1)
     return length(change) if norm == "l2" else (change != 0).any(axis=3).sum(axis=(1, 2))
-
-
-def cross(
-    networks: dict[str, Network],
-    batches: Any,
-    shot: Shot,
-    *,
-    seed: int,
-    limit: int | None = None,
-    sources: Iterable[str] | None = None,
-    both: bool = True,
-    keep: bool = False,
-    predicted_labels: bool = False,
-    tick: Callable[[int], Any] | None = None,
-    team: Team = ALONE,
-) -> Crossing:
-    """Attack every image once per source, and ask every target; by the team, each source in some process.
-
-    sources: all networks unless given. both: ask about examples before rounding, too. keep: the images as well.
-    predicted_labels: craft from the source's own answers, so that the true class cannot leak into the image.
-    """
-    sources = ["", *(networks if sources is None else sources)]
-    true: list[Array] = []
-    found: dict[str, list[tuple[Array, ...]]] = {source: [] for source in sources}
-    for b, (x, y) in enumerate(batches.in_order(limit)):
-
-        def attack(source: str) -> tuple[Array, ...]:
-            crafted = x  # noqa: B023
-            if source:
-                labels = predict(networks[source], x) if predicted_labels else y  # noqa: B023
-                crafted = shot(networks[source], x, labels, stream(seed, source, shot.attack, b))  # noqa: B023
-            seen = rounded(crafted)
-            answers = _asked(networks, seen)
-            before = _asked(networks, crafted) if both and source else answers
-            sizes = placed(perturbation_size(seen - x, shot.norm), "numpy")  # noqa: B023
-            return answers, before, sizes, placed(eight_bit(seen), "numpy") if keep else sizes
-
-        for source, result in zip(sources, team.map(attack, sources)):
-            found[source].append(result)
-        true.append(y)
-        if tick is not None:
-            tick(len(x))
-    whole = {source: [np.concatenate(part) for part in zip(*parts)] for source, parts in found.items()}
-    answers, unrounded = (
-        {(target, source): whole[source][k][:, t] for source in sources for t, target in enumerate(networks)}
-        for k in (0, 1)
-    )
-    sizes, images = ({source: parts[k] for source, parts in whole.items()} for k in (2, 3))
-    return Crossing(shot, np.concatenate(true), answers, unrounded, sizes, images if keep else {})
-
-
-def _asked(networks: dict[str, Network], x: Array) -> Array:
-    """The answers of every network, (N, networks)."""
-    return np.stack([predict(network, x) for network in networks.values()], axis=1)
-
-
-def results(crossing: Crossing, classes: Sequence[str], predicted: Crossing | None = None) -> Rows:
-    """One row for every target on clean images and on each source's examples; predicted: see `leaking`."""
-    shot, found = crossing.shot, []
-    for (target, source), answers in crossing.answers.items():
-        matrix = metrics.confusion_matrix(crossing.true, answers, len(classes))
-        again = predicted is not None and (target, source) in predicted.answers and source
-        row: dict[str, Any] = dict(
-            attack=shot.attack if source else "clean", epsilon=shot.epsilon if source and shot.has_epsilon else None,
-            target=target, source=source, white_box="yes" if source == target else "", **metrics.rates(matrix),
-        )  # fmt: skip
-        row["rate_before_rounding"] = float(crossing.right(target, source, rounded=False).mean())
-        row["rate_from_predicted_labels"] = float(predicted.right(target, source).mean()) if again else None
-        row |= dict(norm=shot.norm if source else "", perturbation=float(crossing.sizes[source].mean()),
-                    largest_perturbation=float(crossing.sizes[source].max()))  # fmt: skip
-        found.append(row)
-    return found
-
-
-def leaking(crossing: Crossing) -> list[Key]:
-    """Where a network does better on adversarial images than on clean ones though the attack read the true class."""
-    if not ATTACKS[crossing.shot.attack].reads_label:
-        return []
-    clean = {target: crossing.right(target, "").mean() for target in crossing.targets}
-    return [(t, s) for t, s in crossing.answers if s and crossing.right(t, s).mean() > clean[t]]
-
-
-def matrix_text(crossing: Crossing, classes: Sequence[str]) -> str:
-    """The source x target matrix for a screen: rates, their intervals below them, one-off, and mean perturbations."""
-    rows = {(row["target"], row["source"]): row for row in results(crossing, classes)}
-    names = {target: f"{k} {target}" for k, target in enumerate(crossing.targets, 1)}
-    margin = max(map(len, [*names.values(), *SIZES.values()])) + 1
-    fitting = max(2, (WIDTH - margin) // CELL)
-    columns = ["", *crossing.sources]
-    lines = [
-        f"{crossing.shot}: classification rate in %, below it its 95 % interval; * white-box; n = {len(crossing.true)}"
-    ]
-    for start in range(0, len(columns), fitting):
-        block = columns[start : start + fitting]
-        heads = [names[source].split()[0] if source else "clean" for source in block]
-        lines.append(_line("target \\ source", heads, margin))
-        for target, name in names.items():
-            cells = [rows[target, source] for source in block]
-            lines.append(_line(name, [_percent(c["rate"]) + "*" * bool(c["white_box"]) for c in cells], margin))
-            lines.append(_line("", [f"{100 * c['rate_low']:.0f}-{100 * c['rate_high']:.0f}" for c in cells], margin))
-        norm = crossing.shot.norm
-        sizes = [SIZE_TEXT[norm](crossing.sizes[source].mean()) if source else "" for source in block]
-        lines.append(_line(SIZES[norm], sizes, margin))
-        lines.append(_line("one-off, %", heads, margin))
-        lines += [_line(name, [_percent(rows[target, source]["one_off"]) for source in block], margin)
-                  for target, name in names.items()]  # fmt: skip
-    return "\n".join(lines)
-
-
-CELL = 8
-SIZES = {"linf": "mean max change, 1/256", "l2": "mean length", "l0": "mean pixels changed"}
-SIZE_TEXT: dict[str, Callable[[float], str]] = {
-    "linf": lambda v: f"{256 * v:.1f}", "l2": lambda v: f"{v:.3g}", "l0": lambda v: f"{v:.1f}",
-}  # fmt: skip
-
-
-def _line(name: str, cells: Iterable[str], margin: int) -> str:
-    """Cells to the right in their columns; a star hangs over, so that the digits stand below one another."""
-    return (
-        name.ljust(margin) + "".join(c.rjust(CELL) if c.endswith("*") else c.rjust(CELL - 1) + " " for c in cells)
-    ).rstrip()
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f}"
-
-
-def remarks(crossing: Crossing, predicted: Crossing | None = None) -> list[str]:
-    """What a reader must know of the matrix: rates that rounding changed, and rates that beat the clean one."""
-    lines = []
-    for target, source in crossing.answers:
-        own, before = (crossing.right(target, source, rounded) for rounded in (True, False))
-        _, low, high = metrics.paired_difference(own, before)
-        if low > 0 or high < 0:
-            lines.append(
-                f"rounding to 8-bit pixels changes {target} on {_origin(target, source)} from "
-                f"{_percent(before.mean())} to {_percent(own.mean())} %."
-            )
-    within = []
-    for target, source in leaking(crossing):
-        own, clean = crossing.right(target, source), crossing.right(target, "")
-        text = f"{target} on {_origin(target, source)}: {_percent(own.mean())} % beats clean {_percent(clean.mean())} %"
-        if predicted is not None:
-            again = predicted.right(target, source).mean()
-            text += f"; crafted from predicted labels, which cannot leak the true one, it is {_percent(again)} %"
-        sure = metrics.paired_difference(own, clean)[1] > 0
-        (lines if sure else within).append(f"WARNING: {text}.")
-    if len(within) > SHOWN:
-        within = [f"{len(within)} rates lie above the clean one, by no more than chance explains; tables/matrix.csv "
-                  "has them crafted from predicted labels, too."]  # fmt: skip
-    return lines + within
-
-
-SHOWN = 3  # of the warnings that chance explains
-
-
-def _origin(target: str, source: str) -> str:
-    return "its own examples" if target == source else f"examples of {source}"

@@ -1,8 +1,8 @@
-"""Rates against epsilon: an attack that sees the network must, at the end of the scale, leave no more than chance."""
+"""Rates against epsilon. At the end of the scale a white-box attack must leave no more than chance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,36 +10,40 @@ import numpy as np
 from .. import metrics
 from ..models.network import Network
 from ..parallel import ALONE, Team
-from .crossing import CELL, Crossing, Rows, Shot, cross
+from .crossing import Crossing, cross
+from .matrix import CELL
+from .setting import AttackSetting
 
+Rows = list[dict[str, Any]]
 STEPS = (2 / 256, 4 / 256, 8 / 256, 16 / 256, 32 / 256, 64 / 256, 128 / 256, 1.0)  # of the scale
 
 
-def epsilons(given: Sequence[float], shot: Shot, shape: Sequence[int]) -> list[float]:
-    """The points of a curve, 0 apart: those given, and enough up to where any image can become any other.
+def epsilons(given: Sequence[float], setting: AttackSetting, shape: Sequence[int]) -> list[float]:
+    """The points of a curve after 0: those given, and more up to where any image can become any other.
 
-    shape: of an image. Where epsilon is a length the scale ends at the diagonal of the box.
+    shape: of an image. Where epsilon is a length, the scale ends at the diagonal of the box of images.
     """
-    end = float(np.sqrt(np.prod(shape))) if shot.unit else 1.0
+    end = float(np.sqrt(np.prod(shape))) if setting.unit else 1.0
     return sorted({*(e for e in given if e), *(end * step for step in STEPS)})
 
 
 def curve(
     networks: dict[str, Network],
     batches: Any,
-    shot: Shot,
+    setting: AttackSetting,
     points: Sequence[float],
     *,
     seed: int,
     limit: int,
+    names: Mapping[str, str] | None = None,
     tick: Callable[[int], Any] | None = None,
     team: Team = ALONE,
 ) -> Rows:
     """For every network and epsilon its rate on its own examples and on the strongest of the others'."""
     rows: Rows = []
     for epsilon in points:
-        crossing = cross(networks, batches, shot.at(epsilon), seed=seed, limit=limit, both=False, tick=tick,
-                         team=team)  # fmt: skip
+        crossing = cross(networks, batches, setting.at(epsilon), seed=seed, limit=limit, unrounded=False, names=names,
+                         tick=tick, team=team)  # fmt: skip
         if not rows:
             rows += [_point(crossing, target, 0.0, "", "") for target in networks]
         for target in networks:
@@ -49,10 +53,10 @@ def curve(
     return rows
 
 
-def _point(crossing: Crossing, target: str, epsilon: float, own: str, other: str | None) -> dict[str, Any]:
+def _point(crossing: Crossing, target: str, epsilon: float, white_box: str, other: str | None) -> dict[str, Any]:
     n = len(crossing.true)
-    row: dict[str, Any] = dict(attack=crossing.shot.attack, epsilon=epsilon, target=target, n=n)
-    for what, source in (("white_box", own), ("transferred", other)):
+    row: dict[str, Any] = dict(attack=crossing.setting.attack, epsilon=epsilon, target=target, n=n)
+    for what, source in (("white_box", white_box), ("transferred", other)):
         rate = None if source is None else float(crossing.right(target, source).mean())
         row[what] = rate
         row[f"{what}_low"], row[f"{what}_high"] = (None, None) if rate is None else metrics.interval(rate, n)

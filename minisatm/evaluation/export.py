@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .crossing import Crossing, Shot
+from .crossing import Crossing
+from .setting import AttackSetting
 
 PICTURES = 8  # of each source
 
 
 def check_empty(folder: Path) -> None:
-    """Make the folder; an InputError where it holds anything."""
+    """Make the folder; an InputError if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds files already: name a new folder for --save-examples.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,26 +28,27 @@ def export(folder: Path, crossing: Crossing, classes: Sequence[str]) -> None:
     An .npz has x and x_adv (n, H, W, C) uint8, y (n,), predicted_clean and predicted (targets, n), the names targets
     and classes, and attack, source, norm, epsilon (nan where the attack has none). Pixels / 255 are what was measured.
     """
-    targets, shot = crossing.targets, crossing.shot
+    targets, setting = crossing.targets, crossing.setting
     clean = np.stack([crossing.answers[target, ""] for target in targets])
     for k, source in enumerate(crossing.sources):
-        name = "-".join([shot.attack, *([_size(shot)] if shot.has_epsilon else []), _safe(source)])
+        name = "-".join([setting.attack, *([_size(setting)] if setting.has_epsilon else []), _safe(source)])
         if any(_safe(source) == _safe(before) for before in crossing.sources[:k]):
             name = f"{name}-{k + 1}"  # its number in the table
         predicted = np.stack([crossing.answers[target, source] for target in targets])
         np.savez_compressed(
             folder / f"{name}.npz", x=crossing.images[""], x_adv=crossing.images[source], y=crossing.true,
             predicted_clean=clean, predicted=predicted, targets=np.array(targets), classes=np.array(classes),
-            attack=shot.attack, source=source, norm=shot.norm, epsilon=shot.epsilon if shot.has_epsilon else np.nan,
+            attack=setting.attack, source=source, norm=setting.norm,
+            epsilon=setting.epsilon if setting.has_epsilon else np.nan,
         )  # fmt: skip
-        own = targets.index(source)
-        _pictures(folder / name, crossing, source, clean[own], predicted[own], classes)
+        k = targets.index(source)
+        _pictures(folder / name, crossing, source, clean[k], predicted[k], classes)
 
 
 def _pictures(
     folder: Path, crossing: Crossing, source: str, before: np.ndarray, after: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Pairs of PNGs: first of images that the source got right and then wrong; the names tell what it answered."""
+    """Pairs of PNGs, first of images that fool the source; a file's name has the true class and the source's answer."""
     from PIL import Image
 
     folder.mkdir()
@@ -60,8 +62,8 @@ def _pictures(
             Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(folder / name)
 
 
-def _size(shot: Shot) -> str:
-    return f"{shot.epsilon:g}" if shot.unit else f"{256 * shot.epsilon:g}of256"
+def _size(setting: AttackSetting) -> str:
+    return f"{setting.epsilon:g}" if setting.unit else f"{256 * setting.epsilon:g}of256"
 
 
 def _safe(text: str) -> str:

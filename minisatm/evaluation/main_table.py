@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from .. import metrics
-from ..attacks import craft
-from ..models.network import Network, predict
-from ..parallel import ALONE, Team
-from ..satm import Rules
-from ..streams import stream
-
-Array = Any
-
+from ..results.rows import CLEAN, HOLD_OUT, PARTNER_NEW, PARTNER_OLD, WHITE_BOX, Difference, Leak, Row
+from .crossing import Crossing, Pair
 
 Case = tuple[str, str, str, str]  # (target's method, its name, condition, source); the source of clean images is ""
 
@@ -29,78 +22,46 @@ def cases(methods: Iterable[str], names: Sequence[str], holdout: str | None) -> 
     for name in names:
         partners = [p for p in names if p != name]
         for method in methods:
-            rows += [(method, name, "clean", ""), (method, name, "white-box", f"{method}/{name}")]
-            rows += [(method, name, "partner old", f"undefended/{p}") for p in partners]
-            rows += [(method, name, "partner new", f"{method}/{p}") for p in partners if method != "undefended"]
-            rows += [(method, name, "hold-out", f"undefended/{holdout}")] if holdout else []
-    return rows + ([("undefended", holdout, "clean", "")] if holdout else [])
+            rows += [(method, name, CLEAN, ""), (method, name, WHITE_BOX, f"{method}/{name}")]
+            rows += [(method, name, PARTNER_OLD, f"undefended/{p}") for p in partners]
+            rows += [(method, name, PARTNER_NEW, f"{method}/{p}") for p in partners if method != "undefended"]
+            rows += [(method, name, HOLD_OUT, f"undefended/{holdout}")] if holdout else []
+    return rows + ([("undefended", holdout, CLEAN, "")] if holdout else [])
 
 
-def answers(
-    networks: dict[str, Network],
-    wanted: Sequence[Case],
-    batches: Any,
-    rules: Rules,
-    *,
-    limit: int | None = None,
-    predicted_labels: bool = False,
-    tick: Any = None,
-    team: Team = ALONE,
-) -> tuple[Array, dict[Case, Array]]:
-    """The true classes (n,) and, for each case, the predicted ones (n,). networks: {"method/name": Network}.
-
-    Images are streamed: each batch is attacked once per source and shown to every target that a case names.
-    predicted_labels: craft from the source's own answers, so that the true label cannot leak into the image.
-    """
-    sources = sorted({source for *_, source in wanted if source})
-    targets = sorted({f"{method}/{name}" for method, name, *_ in wanted})
-    true, found = [], {case: [] for case in wanted}
-    for b, (x, y) in enumerate(batches.in_order(limit)):
-
-        def attack(source: str) -> Array:
-            labels = predict(networks[source], x) if predicted_labels else y  # noqa: B023
-            rng = stream(rules.seed, source, "test", b)  # noqa: B023
-            return craft(rules.attack, networks[source], x, labels, epsilon=rules.epsilon, alpha=rules.alpha, rng=rng)  # noqa: B023
-
-        images = {"": x, **dict(zip(sources, team.map(attack, sources)))}
-
-        def answer(target: str) -> dict[Case, Array]:
-            own = [case for case in wanted if f"{case[0]}/{case[1]}" == target]
-            return {case: predict(networks[target], images[case[3]]) for case in own}  # noqa: B023
-
-        for result in team.map(answer, targets):
-            for case, given in result.items():
-                found[case].append(given)
-        true.append(y)
-        if tick is not None:
-            tick(len(x))
-    return np.concatenate(true), {case: np.concatenate(given) for case, given in found.items()}
+def pair_of(case: Case) -> Pair:
+    """The target and the source of a case, as `crossing.cross` takes them."""
+    method, name, _, source = case
+    return f"{method}/{name}", source
 
 
-def results(true: Array, found: dict[Case, Array], classes: Sequence[str]) -> list[dict[str, Any]]:
+def results(crossing: Crossing, wanted: Iterable[Case], classes: Sequence[str]) -> list[Row]:
     """One row per case with rate, one-off and their 95 % intervals, then the row of always answering one group."""
-    n = len(classes)
-    rows = [_row(*case, metrics.confusion_matrix(true, given, n)) for case, given in found.items()]
+    n, true = len(classes), crossing.true
+    rows = [crossing.row(pair_of(case), n, **_names(case)) for case in wanted]
     group, _, _ = metrics.majority_rate(true, n)
-    always = metrics.confusion_matrix(true, np.full_like(true, group), n)
-    return [*rows, _row(f"always {classes[group]}", "", "clean", "", always)]
+    always = metrics.rates(metrics.confusion_matrix(true, np.full_like(true, group), n))
+    return [*rows, Row(f"always {classes[group]}", "", CLEAN, "", **always)]
 
 
-def differences(true: Array, found: dict[Case, Array]) -> list[dict[str, Any]]:
+def differences(crossing: Crossing, wanted: Iterable[Case]) -> list[Difference]:
     """SATM minus each other method, image by image: rows with the difference of rates and its 95 % interval."""
-    right = {(*case[:3], case[3].rpartition("/")[2]): given == true for case, given in found.items()}
+    right = {(*case[:3], case[3].rpartition("/")[2]): crossing.right(*pair_of(case)) for case in wanted}
     rows = []
     for other in right:
         method, name, condition, _ = other
         ours = ("satm", *other[1:])
-        if method in ("control", "ensemble") and ours in right and condition != "white-box":
-            difference, low, high = metrics.paired_difference(right[ours], right[other])
-            rows.append(
-                dict(method="satm", other=method, condition=condition, network=name, n=len(true),
-                     difference=difference, low=low, high=high)
-            )  # fmt: skip
+        if method in ("control", "ensemble") and ours in right and condition != WHITE_BOX:
+            difference = metrics.paired_difference(right[ours], right[other])
+            rows.append(Difference("satm", method, condition, name, len(crossing.true), *difference))
     return rows
 
 
-def _row(method: str, network: str, condition: str, source: str, matrix: Array) -> dict[str, Any]:
-    return dict(method=method, network=network, condition=condition, source=source) | metrics.rates(matrix)
+def leaks(crossing: Crossing, wanted: Iterable[Case], predicted: Crossing | None) -> list[Leak]:
+    """The cases with a rate above the clean one. predicted: the same pairs, crafted from predicted labels."""
+    above = crossing.above_clean()
+    return [crossing.leak(pair_of(case), predicted, **_names(case)) for case in wanted if pair_of(case) in above]
+
+
+def _names(case: Case) -> dict[str, str]:
+    return dict(method=case[0], network=case[1], condition=case[2])

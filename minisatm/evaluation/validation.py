@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..attacks import craft
 from ..backend import as_floats
 from ..parallel import ALONE, Team
 from ..satm import Learner, Losses, Rules, loss_terms
-from ..streams import stream
 from ..tape import no_grad
+from .setting import AttackSetting, examples
 
 Array = Any
 
@@ -29,35 +28,31 @@ def validate(
 ) -> dict[str, Losses]:
     """Each learner's loss terms and rates over the first `limit` images, clean and as its source attacks them.
 
-    Networks answer and craft in eval mode, whatever the rules say of crafting while training. Any process may take any
-    network: all must have the same weights.
+    Networks answer and craft in eval mode, whatever the rules say of crafting while training; examples are 8-bit
+    pixels. Any process may take any network: all must have the same weights.
     """
-    images = list(batches.in_order(limit))
+    images, places = list(batches.in_order(limit)), batches.places(limit)
+    setting = AttackSetting(rules.attack, rules.epsilon, rules.alpha)
     distinct = list({s.name: s for s in sources if s is not None}.values())
-    jobs = [(source, b) for b in range(len(images)) for source in distinct]
-    x_adv = {
-        (source.name, b): crafted
-        for (source, b), crafted in zip(
-            jobs, team.map(lambda job: _examples(job[0], *images[job[1]], rules, job[1]), jobs)
-        )
-    }
+
+    def crafted(job: tuple[Learner, int]) -> Array:
+        (source, b), (x, y) = job, images[job[1]]
+        there = places[b * batches.batch : (b + 1) * batches.batch]
+        return examples(source.network, x, y, setting, seed=rules.seed, source=source.name, places=there)[1]
 
     def terms(job: tuple[int, int]) -> Losses:
         (k, b), source = job, sources[job[0]]
         with learners[k].network.mode(False), no_grad(), np.errstate(over="ignore", invalid="ignore"):
-            own = loss(learners[k], *images[b], None if source is None else x_adv[source.name, b], rules)[1]
-        return as_floats({"": own})[""]
+            losses = loss(learners[k], *images[b], None if source is None else x_adv[source.name, b], rules)[1]
+        return as_floats({"": losses})[""]
 
-    looks = [(k, b) for b in range(len(images)) for k in range(len(learners))]
+    crafting = [(source, b) for b in range(len(images)) for source in distinct]
+    x_adv = {(source.name, b): pixels for (source, b), pixels in zip(crafting, team.map(crafted, crafting))}
+    jobs = [(k, b) for b in range(len(images)) for k in range(len(learners))]
     means: dict[str, Losses] = {learner.name: {} for learner in learners}
-    seen = sum(len(y) for _, y in images)
-    for (k, b), own in zip(looks, team.map(terms, looks)):
+    count = sum(len(y) for _, y in images)
+    for (k, b), losses in zip(jobs, team.map(terms, jobs)):
         mean = means[learners[k].name]
-        for term, value in own.items():
-            mean[term] = mean.get(term, 0.0) + value * len(images[b][1]) / seen
+        for term, value in losses.items():
+            mean[term] = mean.get(term, 0.0) + value * len(images[b][1]) / count
     return means
-
-
-def _examples(source: Learner, x: Array, y: Array, rules: Rules, batch: int) -> Array:
-    rng = stream(rules.seed, source.name, "validate", batch)
-    return craft(rules.attack, source.network, x, y, epsilon=rules.epsilon, alpha=rules.alpha, rng=rng)

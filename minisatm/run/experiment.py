@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import attacks, backend, data, metrics, models, optim
+from .. import attacks, backend, data, models, optim
 from ..domain import DOMAINS
 from ..errors import InputError
 from ..evaluation import main_table
+from ..evaluation.crossing import Crossing, cross
+from ..evaluation.setting import AttackSetting
 from ..models import files
-from ..models.network import Network, predict
+from ..models.network import Network
 from ..parallel import Team, cores, in_processes
 from ..progress import Progress, bar, duration
+from ..results.rows import Difference, Leak, Row
 from ..satm import Learner, Rules, examples, learn_from
 from ..streams import stream
 from . import gpu_memory, phases
@@ -261,63 +266,54 @@ class Experiment:
         built = {name: models.build(self.kinds[name], weights=file, **self._shape()) for name, file in files.items()}
         return {name: network.to(self.settings.backend) for name, network in built.items()}
 
-    def measure(self, run: RunFolder) -> tuple[Rows, Rows, Rows]:
+    def measure(self, run: RunFolder) -> tuple[list[Row], list[Difference], list[Leak]]:
         """The main table on the test images, SATM's paired differences, and what leaks: written to tables/."""
+        s, classes = self.settings, self.dataset.classes
         networks = {f"{method}/{name}": n for method, named in self.methods.items() for name, n in named.items()}
         wanted = main_table.cases(self.methods, self.names, self.holdout)
-        look = partial(main_table.answers, networks, batches=self.data.test, rules=self._rules("test", 1),
-                       limit=self.settings.test_images or None)  # fmt: skip
-        images = self.settings.test_images or len(self.data.test)
-        with bar(images, "measuring", "image") as shown:
+        ask = partial(cross, networks, self.data.test, AttackSetting(s.attack, s.epsilon, s.alpha), seed=s.seed,
+                      limit=s.test_images or None)  # fmt: skip
+        with bar(len(self.data.test.places(s.test_images or None)), "measuring", "image") as shown:
 
-            def work(team: Team) -> Any:
-                true, found = look(wanted, team=team, tick=shown.update if team.leads else None)
-                rows = main_table.results(true, found, self.dataset.classes)
-                return true, found, rows, self._leaking(rows, partial(look, team=team))
+            def work(team: Team) -> tuple[Crossing, Crossing | None]:
+                pairs, tick = map(main_table.pair_of, wanted), shown.update if team.leads else None
+                crossing = ask(pairs=pairs, tick=tick, team=team)
+                return crossing, self._from_predicted_labels(crossing, partial(ask, team=team))
 
-            true, found, rows, predicted = in_processes(work, cores() if self._narrow() else 1)
-        run.table("results", rows)
-        differences = main_table.differences(true, found)
-        for name, table in (("differences", differences), ("predicted_labels", predicted)):
+            crossing, predicted = in_processes(work, cores() if self._narrow() else 1)
+        rows, differences = main_table.results(crossing, wanted, classes), main_table.differences(crossing, wanted)
+        leaks = main_table.leaks(crossing, wanted, predicted)
+        for name, table in (("results", rows), ("differences", differences), ("leaks", leaks)):
             if table:
-                run.table(name, table)
-        self._confusions(run, true, found)
-        return rows, differences, predicted
+                run.table(name, [asdict(row) for row in table])
+        self._confusions(run, crossing)
+        return rows, differences, leaks
 
-    def _confusions(self, run: RunFolder, true: Any, found: dict[Any, Any]) -> None:
-        for (method, name, condition, _), given in found.items():
-            if condition == "clean":
-                matrix = metrics.confusion_matrix(true, given, len(self.dataset.classes))
-                rows = [dict(zip(self.dataset.classes, row.tolist())) for row in matrix]
-                run.table(f"confusion_{method}_{name}", rows)
+    def _confusions(self, run: RunFolder, crossing: Crossing) -> None:
+        for target in crossing.targets:
+            matrix = crossing.confusion(target, "", len(self.dataset.classes))
+            rows = [dict(zip(self.dataset.classes, row.tolist())) for row in matrix]
+            run.table(f"confusion_{target.replace('/', '_', 1)}", rows)
 
-    def _leaking(self, rows: Rows, look: Any) -> Rows:
-        """Where an adversarial rate beats the clean one, the true label may have leaked: the rates without it."""
-        clean = {(r["method"], r["network"]): r["rate"] for r in rows if r["condition"] == "clean"}
-        keys = ("method", "network", "condition", "source")
-        above = [r for r in rows if r["source"] and r["rate"] > clean[r["method"], r["network"]]]
-        if not above or not attacks.ATTACKS[self.settings.attack].reads_label:
-            return []
-        return main_table.results(
-            *look([tuple(r[k] for k in keys) for r in above], predicted_labels=True), self.dataset.classes
-        )[:-1]
+    @staticmethod
+    def _from_predicted_labels(crossing: Crossing, ask: Callable[..., Crossing]) -> Crossing | None:
+        """The cases in which the true label may have leaked, again from predicted labels; None where there is none."""
+        above = crossing.above_clean()
+        return ask(pairs=above, unrounded=False, predicted_labels=True) if above else None
 
     def pairs(self) -> list[dict[str, Any]]:
         """Fig. 1: test images that the undefended network gets right clean and wrong attacked, one per epsilon."""
-        name = self.names[-1]
-        network, rules, pairs = self.methods["undefended"][name], self._rules("figure", 1), []
-        x, y = next(iter(self.data.test.in_order(self.data.test.batch)))
-        before = predict(network, x)
+        s, test, name = self.settings, self.data.test, self.names[-1]
+        source, pairs = f"undefended/{name}", list[dict[str, Any]]()
         for epsilon in FIGURE_1_EPSILONS:
-            rng = stream(rules.seed, name, "figure 1", round(epsilon * 256))
-            x_adv = attacks.craft(rules.attack, network, x, y, epsilon=epsilon, alpha=None, rng=rng)
-            after = predict(network, x_adv)
-            fooled = np.flatnonzero((before == y) & (after != y))
-            taken = {p["index"] for p in pairs}
-            choice = next((i for i in fooled if i not in taken), None)
+            crossing = cross({source: self.methods["undefended"][name]}, test, AttackSetting(s.attack, epsilon),
+                             seed=s.seed, limit=test.batch, unrounded=False, keep=True)  # fmt: skip
+            fooled = np.flatnonzero(crossing.right(source, "") & ~crossing.right(source, source))
+            choice = next((i for i in fooled if i not in {p["index"] for p in pairs}), None)
             if choice is not None:
-                clean, adversarial = (backend.placed(images[choice], "numpy") for images in (x, x_adv))
-                pairs.append(dict(index=choice, clean=clean, adversarial=adversarial, true=int(y[choice]),
+                before, after = crossing.answers[source, ""], crossing.answers[source, source]
+                clean, adversarial = (crossing.images[images][choice] / 255 for images in ("", source))
+                pairs.append(dict(index=choice, clean=clean, adversarial=adversarial, true=int(crossing.true[choice]),
                                   predicted_clean=int(before[choice]), predicted_adversarial=int(after[choice]),
                                   epsilon=epsilon, network=name))  # fmt: skip
         return pairs

@@ -11,7 +11,7 @@ from .settings import Settings
 
 
 def prepare_data(settings: Settings) -> data.Dataset:
-    """The data set of the settings; the drawn faces are made first where they are not there yet."""
+    """The data set of the settings; faces are drawn first if they do not exist yet."""
     if settings.data == "faces" and not settings.data_dir:
         from ..data import faces
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import data, models
 from ..errors import InputError
+from ..evaluation.matrix import Entry
 from ..models import files
 from ..models.network import Network
 from ..results import tables
@@ -16,19 +17,8 @@ from . import settings as config
 from .folder import RunFolder
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One network of the line-up. label: what tables call it, such as "satm/vgg16"; a file by itself has no run."""
-
-    file: Path
-    name: str
-    method: str = ""
-    run: Path | None = None
-    label: str = ""
-
-
 def line_up(texts: Sequence[str]) -> tuple[list[Entry], list[Path]]:
-    """The networks that RUN, RUN:satm/vgg16, RUN:vgg16, RUN:satm or x.h5 name, each once, and the run folders.
+    """The networks that RUN, RUN:satm/vgg16, RUN:vgg16, RUN:satm or x.h5 names, each once, and the run folders.
 
     Raises InputError for a folder that is no run or has no networks yet, an unknown network, and files without a run.
     """
@@ -42,12 +32,12 @@ def line_up(texts: Sequence[str]) -> tuple[list[Entry], list[Path]]:
         entries += _chosen(RunFolder.open(path).path, wanted)
         runs.append(path)
     if not runs:
-        raise InputError("a weights file brings no test images: name the run whose images to take as well.")
+        raise InputError("a weights file has no test images: also name the run whose test images to use.")
     return _labelled(list(dict.fromkeys(entries))), list(dict.fromkeys(runs))
 
 
 def _divide(text: str) -> tuple[Path, str]:
-    """RUN:network in two; a folder whose own name has a colon is whole."""
+    """Split RUN:network at the last colon, unless that is part of a folder's name."""
     place, colon, wanted = text.rpartition(":")
     return (Path(place), wanted) if colon and not Path(text).exists() else (Path(text), "")
 
@@ -55,7 +45,7 @@ def _divide(text: str) -> tuple[Path, str]:
 def _chosen(run: Path, wanted: str) -> list[Entry]:
     known = _networks_of(run)
     if not known and (run / "evaluation.txt").exists():
-        raise InputError(f"{run} is an evaluation and no run: name a folder that minisatm.train made.")
+        raise InputError(f"{run} is an evaluation, not a run: name a folder that minisatm.train made.")
     if not known:
         raise InputError(
             f"{run} has no networks yet (networks/*.h5): its first phase is not finished; go on with  "
@@ -78,9 +68,9 @@ def _networks_of(run: Path) -> list[Entry]:
 
 
 def _labelled(entries: list[Entry]) -> list[Entry]:
-    """A label of its own for each: with as much of the run's path as that takes."""
-    for prefix in (lambda run: "", lambda run: f"{run.resolve().name}:", lambda run: f"{run}:"):
-        labels = [f"{prefix(e.run)}{e.method}/{e.name}" if e.run else e.name for e in entries]
+    """Give each entry a unique label, with as much of the run's path as that needs."""
+    for prefix in ("", "{run.name}:", "{run}:"):
+        labels = [f"{prefix.format(run=e.run)}{e.method}/{e.name}" if e.run else e.name for e in entries]
         if len(set(labels)) == len(labels):
             return [replace(e, label=label) for e, label in zip(entries, labels)]
     return [replace(e, label=str(e.file)) for e in entries]
@@ -96,7 +86,8 @@ def shared_settings(runs: Sequence[Path], data_dir: str = "") -> config.Settings
 
     data_dir: where the data set lies now, if not where the run found it.
     """
-    first, *others = [replace(settings_of(run), **({"data_dir": data_dir} if data_dir else {})) for run in runs]
+    settings = [settings_of(run) for run in runs]
+    first, *others = [replace(s, data_dir=data_dir or s.data_dir) for s in settings]
     for run, other in zip(runs[1:], others):
         for what, one, two in zip(IDENTITY, _identity(first), _identity(other)):
             if one != two:
@@ -111,7 +102,7 @@ IDENTITY = ("data", "size", "directory", "labels", "fold", "seed")
 
 
 def _identity(s: config.Settings) -> tuple[Any, ...]:
-    """What decides the test images; a seed does where it draws them, or draws the test part."""
+    """The settings that decide the test images; the seed counts where it draws the images or chooses the test part."""
     drawn = s.data == "faces" and not s.data_dir
     place = f"{s.faces} drawn faces" if drawn else str(Path(s.data_dir).resolve())
     folds = s.data in ("faces", "adience")
@@ -120,7 +111,7 @@ def _identity(s: config.Settings) -> tuple[Any, ...]:
 
 
 def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, backend: str) -> dict[str, Network]:
-    """{label: network}; an InputError for a file that is none or whose network takes other images or classes."""
+    """{label: network}; an InputError for another kind of file, or a network for other images or classes."""
     networks = {}
     for entry in entries:
         definition = files.definition_of(entry.file)
@@ -132,7 +123,7 @@ def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, ba
             if definition.get(what) != wanted:
                 raise InputError(
                     f"{entry.label} is a network of {what} {definition.get(what)}, the test images of {dataset.name} "
-                    f"have {what} {wanted}: leave it out, or evaluate it with a run of its own."
+                    f"have {what} {wanted}: leave it out, or evaluate it with a run that has such images."
                 )
         networks[entry.label] = models.build(None, weights=str(entry.file)).to(backend)
     return networks
