@@ -16,6 +16,7 @@ import test_ops
 import test_plain
 import test_tape
 import test_twins
+import test_using
 
 from minisatm import check, tape
 from minisatm.check import strategies
@@ -321,11 +322,11 @@ SOURCE = [
     Mutant("plain-adam-without-its-correction", f"{PLAIN}:adam_step", "(m / (1 - b1**steps))", "m",
            test_plain.test_every_plain_kernel_is_the_fast_one),
     Mutant("using-never-ends", "backend:using", "_of_block.reset(token)", "pass",
-           lambda: contextvars.copy_context().run(test_plain.test_using_nests_and_ends)),  # or it would go on here
+           lambda: contextvars.copy_context().run(test_using.test_using_nests_and_ends)),  # or it would go on here
     Mutant("using-takes-an-object-for-nothing", "backend:kernels", "chosen is None", "not chosen",
-           test_plain.test_an_object_with_kernels_of_its_own),
+           test_using.test_an_object_with_kernels_of_its_own),
     Mutant("relu-asks-for-its-kernels-again", f"{BASIC}:relu", "k.relu_gx(g, out)", "kernels(g).relu_gx(g, out)",
-           test_plain.test_the_gradient_takes_the_kernels_of_the_value),
+           test_using.test_the_gradient_takes_the_kernels_of_the_value),
     # losses
     Mutant("cross-entropy-without-subtracting-labels", f"{PLAIN}:softmax_cross_entropy", "keepdims=True) - labels",
            "keepdims=True)", ce),

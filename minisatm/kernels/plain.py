@@ -1,8 +1,8 @@
 """Every kernel as its formula says, in plain NumPy. Read this file first: numpy_kernels.py computes the same, faster.
 
 Images are channels last: x (N, H, W, C), w (kh, kw, C, F), b (F,), out and its gradient g (N, P, Q, F). A kernel in _gx
-is a gradient to x, one in _gw to w. A window of kh x kw pixels has kh * kw taps (i, j); convolution and
-pooling go tap by tap: the pixels under tap (i, j) of all windows together are one strided view of the padded image.
+is a gradient to x, one in _gw to w. A window of kh x kw pixels has kh * kw taps (i, j). Convolution and pooling go tap
+by tap: the pixels under tap (i, j) of all windows together are one strided view of the padded image.
 """
 
 from __future__ import annotations
