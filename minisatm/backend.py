@@ -24,7 +24,6 @@ FOR_NUMPY: dict[str, Any] = {"numpy": numpy_kernels, "plain": plain}
 NUMPY = "or use --backend numpy"
 DRIVER = f"install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install), {NUMPY}"
 
-
 _of_process: Any = numpy_kernels  # the kernels for NumPy arrays: use() sets them for the process,
 _of_block: ContextVar[Any] = ContextVar("kernels", default=None)  # using() for a block, where on_cores' threads see it
 
@@ -114,10 +113,9 @@ def cupy_problem() -> str | None:
     try:
         devices = cupy.cuda.runtime.getDeviceCount()
     except Exception as problem:
-        if "NoDevice" in str(problem):
-            devices = 0
-        else:
+        if "NoDevice" not in str(problem):
             return f"CuPy finds no NVIDIA driver that fits ({_one_line(problem)}): {DRIVER}."
+        devices = 0
     if not devices:
         return f"CuPy finds no GPU: unset CUDA_VISIBLE_DEVICES if nvidia-smi lists one, {NUMPY}."
     try:

@@ -16,6 +16,7 @@ import test_ops
 import test_plain
 import test_tape
 import test_twins
+import test_using
 
 from minisatm import check, tape
 from minisatm.check import strategies
@@ -161,8 +162,8 @@ SOURCE = [
            "k.dropout(g, np.random.default_rng(0).random(g.shape) >= rate, scale)", gradients_of("dropout")),
     Mutant("dropout-backward-without-its-scale", f"{NORM}:dropout", "k.dropout(g, mask, scale)",
            "k.dropout(g, mask, 1)", gradients_of("dropout")),
-    Mutant("dropout-without-its-scale", f"{KERNELS}:dropout", "x * keep * scale", "x * keep",
-           test_ops.test_dropout_keeps_the_mean_and_draws_from_the_generator),
+    Mutant("dropout-without-its-scale", f"{PLAIN}:dropout", "", "",
+           test_ops.test_dropout_keeps_the_mean_and_draws_from_the_generator, lambda x, keep, scale: x * keep),
     # convolution and dense layers
     Mutant("conv-gx-padding-off-by-one", f"{IM2COL}:_phase",
            "(count - 1 - first, last + 1 - m)", "(count - first, last - m)", conv),
@@ -284,10 +285,10 @@ SOURCE = [
            "(m - 1) * s + k - n - sum(p) - 1", max_pool),
     Mutant("max-pool-ceil-starts-in-the-padding", f"{PLAIN}:output_size", "if ceil and (count - 1)",
            "if False and (count - 1)", test_ops.test_max_pool_with_ceil_hangs_over_but_never_starts_outside),
-    Mutant("avg-pool-counts-padding-always", f"{POOLING}:_share", "if count_padding or", "if True or",
+    Mutant("avg-pool-counts-padding-always", f"{POOLING}:avg_pool", "out, count_padding,", "out, True,",
            twin_of("avg_pool")),
-    Mutant("avg-pool-counts-beyond-the-edge", f"{POOLING}:_share", "np.minimum(start + k, n)", "(start + k)",
-           twin_of("avg_pool")),
+    Mutant("avg-pool-gx-counts-padding-always", f"{POOLING}:avg_pool_gx", "out, count_padding,", "out, True,",
+           avg_pool),
     Mutant("avg-pool-gx-without-its-share", f"{POOLING}:avg_pool_gx", "g[images] * share", "g[images] * 1", avg_pool),
     Mutant("global-avg-pool-divides-by-the-height", f"{CONV}:global_avg_pool", "/ (H * W)", "/ H",
            gradients_of("global_avg_pool")),
@@ -304,7 +305,7 @@ SOURCE = [
     Mutant("plain-max-pool-pads-with-zero", f"{PLAIN}:max_pool", "-np.inf", "0", loops_of("max_pool")),
     Mutant("plain-max-pool-gx-under-another-tap", f"{PLAIN}:max_pool_gx", "i * kernel[1] + j", "i * kernel[0] + j",
            loops_of("max_pool")),
-    Mutant("plain-avg-pool-counts-padding-always", f"{PLAIN}:_pixels", "float(count_padding)", "1.0",
+    Mutant("plain-avg-pool-counts-padding-always", f"{PLAIN}:pixels", "float(count_padding)", "1.0",
            loops_of("avg_pool")),
     Mutant("plain-avg-pool-gx-keeps-the-last", f"{PLAIN}:avg_pool_gx", "view += ", "view[...] = ",
            loops_of("avg_pool")),
@@ -321,17 +322,17 @@ SOURCE = [
     Mutant("plain-adam-without-its-correction", f"{PLAIN}:adam_step", "(m / (1 - b1**steps))", "m",
            test_plain.test_every_plain_kernel_is_the_fast_one),
     Mutant("using-never-ends", "backend:using", "_of_block.reset(token)", "pass",
-           lambda: contextvars.copy_context().run(test_plain.test_using_nests_and_ends)),  # or it would go on here
+           lambda: contextvars.copy_context().run(test_using.test_using_nests_and_ends)),  # or it would go on here
     Mutant("using-takes-an-object-for-nothing", "backend:kernels", "chosen is None", "not chosen",
-           test_plain.test_an_object_with_kernels_of_its_own),
+           test_using.test_an_object_with_kernels_of_its_own),
     Mutant("relu-asks-for-its-kernels-again", f"{BASIC}:relu", "k.relu_gx(g, out)", "kernels(g).relu_gx(g, out)",
-           test_plain.test_the_gradient_takes_the_kernels_of_the_value),
+           test_using.test_the_gradient_takes_the_kernels_of_the_value),
     # losses
-    Mutant("cross-entropy-without-subtracting-labels", f"{KERNELS}:softmax_cross_entropy", "keepdims=True) - labels",
+    Mutant("cross-entropy-without-subtracting-labels", f"{PLAIN}:softmax_cross_entropy", "keepdims=True) - labels",
            "keepdims=True)", ce),
     Mutant("mean-loss-forgets-one-over-n", f"{LOSS}:_reduce", "gradient * (g / n)", "gradient * g", ce),
     Mutant("loss-per-sample-ignores-its-gradient", f"{LOSS}:_reduce", "gradient * g.reshape(per_row)", "gradient", ce),
-    Mutant("cross-entropy-without-taking-off-the-maximum", f"{KERNELS}:softmax_cross_entropy",
+    Mutant("cross-entropy-without-taking-off-the-maximum", f"{PLAIN}:softmax_cross_entropy",
            "logits - logits.max(axis=1, keepdims=True)", "logits",
            lambda: test_gradients.test_softmax_cross_entropy_with_logits_of_ten_thousand(np.float64)),
     Mutant("logistic-of-negative-logits", f"{LOSS}:binary_cross_entropy", "np.where(logits >= 0, 1, small)", "1",

@@ -1,1 +1,1 @@
-"""The numerical work: numpy_kernels lists what a backend must have; naive has loops that anyone can believe."""
+"""The numerical work: plain has the formulas, numpy_kernels the fast kernels, cupy_kernels those of the GPU."""

@@ -38,9 +38,6 @@ def _keep_freed_memory() -> None:
 _keep_freed_memory()
 
 
-# --- images ------------------------------------------------------------------------------------------------------
-
-
 def image_blocks(images: int, rows: int, most: float, products: float = 0) -> list[Block]:
     """Cut (images, rows) into blocks of at most `most` rows (at least one): whole images if one fits, else rows.
 
@@ -108,9 +105,6 @@ def on_images(work: Callable[[slice], Any], x: Array) -> None:
     on_cores(lambda share: [work(b) for b in share], shares(blocks))
 
 
-# --- matrices ----------------------------------------------------------------------------------------------------
-
-
 def slices(count: int, size: int) -> list[slice]:
     """Cut an axis of length count into a slice for each core; one slice if the matrix has few elements (size)."""
     return [slice(part[0], part[-1] + 1) for part in shares(range(count))] if size > FEW else [slice(0, count)]
@@ -121,9 +115,6 @@ def add_up(parts: list[Array]) -> Array:
     for part in parts[1:]:
         parts[0] += part
     return parts[0]
-
-
-# --- arrays whose last axis is the channel -----------------------------------------------------------------------
 
 
 def on_rows(work: Callable[[slice], Any], x: Array) -> list[Any]:

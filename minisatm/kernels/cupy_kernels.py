@@ -38,9 +38,6 @@ def _whole(*arrays: Array | None) -> list[Any]:
     return [a if a is None else cupy.ascontiguousarray(a) for a in arrays]
 
 
-# --- convolution --------------------------------------------------------------------------------------------------
-
-
 def by_columns(filters: int) -> bool:
     """Are columns and cuBLAS faster than conv2d.cu, which makes no columns? Probably from 32 filters on.
 
@@ -162,9 +159,6 @@ def _tiles(M: int, N: int) -> tuple[int, int]:
     return -(-M // SIDE), -(-N // SIDE)
 
 
-# --- dense layers ---------------------------------------------------------------------------------------------------
-
-
 def linear(x: Array, w: Array, b: Array | None) -> Array:
     x, w, b = _whole(x, w, b)
     (N, D), F = x.shape, w.shape[1]
@@ -196,9 +190,6 @@ def linear_gw(x: Array, g: Array) -> Array:
     gw = _empty((D, F), x)
     launch("linear_gw", _tiles(D, F), TILE, x, g, gw, N, D, F)
     return gw
-
-
-# --- element-wise ---------------------------------------------------------------------------------------------------
 
 
 def _mapped(name: str, arrays: Sequence[Any], *settings: Any) -> Array:
@@ -242,9 +233,6 @@ def random_step(x: Array, bits: np.ndarray[Any, Any], alpha: float) -> Array:
 
 def running_average(running: Array, batch: Array, share: float, factor: float = 1.0) -> Array:
     return _mapped("running_average", [running, batch], share, factor)
-
-
-# --- sums per channel: a block takes 32 channels and a chunk of rows ------------------------------------------------
 
 
 def _chunks(x: Array) -> tuple[int, int, int, tuple[int, int], tuple[int]]:
@@ -292,9 +280,6 @@ def batch_norm_train_gx(
     return gx, ggamma, gbeta
 
 
-# --- pooling --------------------------------------------------------------------------------------------------------
-
-
 def _pool(x: Array, kernel: Pair, stride: Pair, pads: Pads, ceil: bool = False) -> tuple[Shape, tuple[int, ...]]:
     """The output's shape, and the arguments H, W, C, P, Q, kh, kw, sh, sw, top, left of the pooling kernels."""
     N, H, W, C = x.shape
@@ -331,9 +316,6 @@ def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads,
     gx, where = _pool_gx(g, size, kernel, stride, pads)
     each("avg_pool_gx", gx.size, *_whole(g), gx, *where, int(count_padding), gx.size)
     return gx
-
-
-# --- loss and optimisers --------------------------------------------------------------------------------------------
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:

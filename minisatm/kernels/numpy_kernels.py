@@ -2,13 +2,14 @@
 
 __all__ is the list of what a backend must have; cupy_kernels.py has the same for CuPy arrays. Work is done in blocks
 that fit a core's cache, on all free cores (blocks.py). Convolution is in im2col.py and winograd.py, pooling in
-pooling.py. Only the steps of the optimisers change their inputs.
+pooling.py; kernels with little to compute are those of plain.py. Only the optimisers' steps change their inputs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from ..parallel import on_cores, with_one_blas_thread
 from . import blocks, im2col, winograd
 from .blocks import as_rows, on_rows, slices, tiled, zeros
-from .plain import Array, Pads, Pair, output_size
+from .plain import Array, Pads, Pair, dropout, output_size, running_average, softmax_cross_entropy
 from .pooling import avg_pool, avg_pool_gx, max_pool, max_pool_gx
 
 __all__ = [
@@ -49,11 +50,7 @@ def conv2d(
 @with_one_blas_thread
 def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
     """plain.conv2d_gx, as convolutions of g: (N, P, Q, F) -> (N, H, W, C), size = (H, W)."""
-
-    def conv(*arrays: Any, **where: Any) -> Array:
-        return conv2d(*arrays, **where, exact=exact)
-
-    return im2col.conv2d_gx(g, w, size=size, stride=stride, pads=pads, conv=conv)
+    return im2col.conv2d_gx(g, w, size=size, stride=stride, pads=pads, conv=partial(conv2d, exact=exact))
 
 
 @with_one_blas_thread
@@ -94,37 +91,36 @@ def _in_blocks(work: Callable[..., Any], *arrays: Array) -> None:
     on_rows(lambda r: work(*(a[r] for a in flat)), flat[0])
 
 
+def _mapped(work: Callable[..., Any], *arrays: Array) -> Array:
+    """A new array like the first one, which work(*parts, part of the new array) fills in blocks."""
+    out = np.empty(arrays[0].shape, arrays[0].dtype)
+    _in_blocks(work, *arrays, out)
+    return out
+
+
 def add(a: Array, b: Array) -> Array:
     """a + b, two arrays of one shape."""
-    out = np.empty(a.shape, a.dtype)
-    _in_blocks(lambda a, b, out: np.add(a, b, out=out), a, b, out)
-    return out
+    return _mapped(np.add, a, b)
 
 
 def relu(x: Array) -> Array:
     """max(x, 0)."""
-    out = np.empty(x.shape, x.dtype)
-    _in_blocks(lambda x, out: np.maximum(x, zeros(x.size, x.dtype).reshape(x.shape), out=out), x, out)
-    return out
+    return _mapped(lambda x, out: np.maximum(x, zeros(x.size, x.dtype).reshape(x.shape), out=out), x)
 
 
 def add_relu(a: Array, b: Array) -> Array:
     """max(a + b, 0), two arrays of one shape."""
-    out = np.empty(a.shape, a.dtype)
 
     def part(a: Array, b: Array, out: Array) -> None:
         np.add(a, b, out=out)
         np.maximum(out, zeros(out.size, out.dtype).reshape(out.shape), out=out)
 
-    _in_blocks(part, a, b, out)
-    return out
+    return _mapped(part, a, b)
 
 
 def relu_gx(g: Array, out: Array) -> Array:
     """plain.relu_gx: g where the output is above zero, else 0."""
-    gx = np.empty(g.shape, g.dtype)
-    _in_blocks(lambda g, out, gx: np.multiply(g, out > 0, out=gx), g, out, gx)
-    return gx
+    return _mapped(lambda g, out, gx: np.multiply(g, out > 0, out=gx), g, out)
 
 
 def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
@@ -140,11 +136,6 @@ def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
 
     on_rows(part, rows)
     return out
-
-
-def dropout(x: Array, keep: Array, scale: float) -> Array:
-    """x * scale where keep is True, else 0."""
-    return x * keep * scale
 
 
 @with_one_blas_thread
@@ -232,31 +223,15 @@ def batch_norm_train_gx(
     return gx, gx_sum * inverse, g_sum
 
 
-def running_average(running: Array, batch: Array, share: float, factor: float = 1.0) -> Array:
-    """(1 - share) * running + share * factor * batch, a new array."""
-    return running + share * (batch * factor - running)
-
-
-def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """plain.softmax_cross_entropy: the loss (N,) and its gradient (N, C)."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    total = exponentials.sum(axis=1, keepdims=True)
-    loss = (labels * (np.log(total) - shifted)).sum(axis=1)
-    return loss, exponentials / total * labels.sum(axis=1, keepdims=True) - labels
-
-
 def sign_step(x: Array, g: Array, step: float) -> Array:
     """plain.sign_step; x must lie in [0, 1] (a GPU gives NaN for other pixels)."""
-    out = np.empty(x.shape, x.dtype)
 
     def part(x: Array, g: Array, out: Array) -> None:
         np.multiply(np.sign(g), step, out=out)
         np.add(x, out, out=out)
         np.clip(out, 0, 1, out=out)
 
-    _in_blocks(part, x, g, out)
-    return out
+    return _mapped(part, x, g)
 
 
 def random_step(x: Array, bits: Array, alpha: float) -> Array:

@@ -1,8 +1,8 @@
 """Every kernel as its formula says, in plain NumPy. Read this file first: numpy_kernels.py computes the same, faster.
 
 Images are channels last: x (N, H, W, C), w (kh, kw, C, F), b (F,), out and its gradient g (N, P, Q, F). A kernel in _gx
-is a gradient to x, one in _gw to w. A window of kh x kw pixels has kh * kw taps (i, j); convolution and
-pooling go tap by tap: the pixels under tap (i, j) of all windows together are one strided view of the padded image.
+is a gradient to x, one in _gw to w. A window of kh x kw pixels has kh * kw taps (i, j). Convolution and pooling go tap
+by tap: the pixels under tap (i, j) of all windows together are one strided view of the padded image.
 """
 
 from __future__ import annotations
@@ -101,19 +101,19 @@ def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding:
     """The mean of each window, (N, P, Q, C); count_padding: pixels outside the image count as zeros."""
     size = output_size(x.shape[1:3], kernel, stride, pads)
     total = sum(view for *_, view in taps(pad(x, pads), kernel, stride, size))
-    return total / _pixels(x.shape[1:3], kernel, stride, pads, size, count_padding, x.dtype)
+    return total / pixels(x.shape[1:3], kernel, stride, pads, size, count_padding, x.dtype)
 
 
 def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
     """gx (N, H, W, C): each g is shared equally by the pixels of its window."""
-    share = g / _pixels(size, kernel, stride, pads, g.shape[1:3], count_padding, g.dtype)
+    share = g / pixels(size, kernel, stride, pads, g.shape[1:3], count_padding, g.dtype)
     gx = pad(np.zeros((len(g), *size, g.shape[3]), g.dtype), pads)
     for *_, view in taps(gx, kernel, stride, g.shape[1:3]):
         view += share
     return crop(gx, pads, size)
 
 
-def _pixels(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair, count_padding: bool, dtype: Any) -> Array:
+def pixels(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair, count_padding: bool, dtype: Any) -> Array:
     """How many pixels count in each window: (1, P, Q, 1)."""
     ones = pad(np.ones((1, *size, 1), dtype), pads, float(count_padding))
     return sum(view for *_, view in taps(ones, kernel, stride, out))
@@ -176,9 +176,10 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     Subtracting the row's maximum leaves the formula as it is, and exp does not overflow.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
-    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    gradient = np.exp(log_softmax) * labels.sum(axis=1, keepdims=True) - labels
-    return -(labels * log_softmax).sum(axis=1), gradient
+    exponentials = np.exp(shifted)
+    total = exponentials.sum(axis=1, keepdims=True)
+    loss = (labels * (np.log(total) - shifted)).sum(axis=1)
+    return loss, exponentials / total * labels.sum(axis=1, keepdims=True) - labels
 
 
 def sign_step(x: Array, g: Array, step: float) -> Array:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .blocks import on_images
-from .plain import Array, Pads, Pair, crop, output_size, pad, taps
+from .plain import Array, Pads, Pair, crop, output_size, pad, pixels, taps
 
 
 def _overhang(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair) -> Pads:
@@ -65,7 +63,7 @@ def max_pool_gx(g: Array, place: Array, *, size: Pair, kernel: Pair, stride: Pai
 def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
     """plain.avg_pool: the mean of each window, (N, P, Q, C)."""
     out = output_size(x.shape[1:3], kernel, stride, pads)
-    share = _share(x.shape[1:3], kernel, stride, pads, out, count_padding, x.dtype)
+    share = (1 / pixels(x.shape[1:3], kernel, stride, pads, out, count_padding, np.float64)).astype(x.dtype)
     total = np.empty((len(x), *out, x.shape[3]), x.dtype)
 
     def part(images: slice) -> None:
@@ -82,7 +80,7 @@ def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding:
 def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
     """plain.avg_pool_gx: each g is shared equally by the pixels of its window, (N, P, Q, C) -> (N, H, W, C)."""
     out = g.shape[1:3]
-    share = _share(size, kernel, stride, pads, out, count_padding, g.dtype)
+    share = (1 / pixels(size, kernel, stride, pads, out, count_padding, np.float64)).astype(g.dtype)
     gx = np.zeros((len(g), *(n + sum(p) for n, p in zip(size, pads)), g.shape[3]), g.dtype)
 
     def part(images: slice) -> None:
@@ -92,14 +90,3 @@ def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads,
 
     on_images(part, gx)
     return crop(gx, pads, size)
-
-
-def _share(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair, count_padding: bool, dtype: Any) -> Array:
-    """One over the number of pixels that count in each window: (P, Q, 1), or (1, 1, 1) where it is one number."""
-    if count_padding or not any(map(sum, pads)):
-        return np.full((1, 1, 1), 1 / (kernel[0] * kernel[1]), dtype)
-    counts = []
-    for n, k, s, (before, _), m in zip(size, kernel, stride, pads, out):
-        start = np.arange(m) * s - before
-        counts.append(np.minimum(start + k, n) - np.maximum(start, 0))
-    return (1 / (counts[0][:, None, None] * counts[1][None, :, None])).astype(dtype)
