@@ -252,7 +252,7 @@ def test_the_command_itself(tmp_path):
     base = [sys.executable, "-m", "minisatm.train"]
     result = subprocess.run([*base, "--alpha", "1/2"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2 and result.stdout == ""
-    assert re.fullmatch(r"error: alpha 0\.5 must be below epsilon 0\.09375: [^\n]*\.\n", result.stderr)
+    assert re.fullmatch(r"error: alpha 0\.5 must be below epsilon 0\.09375, [^\n]*\.\n", result.stderr)
     result = subprocess.run([*base, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and result.stderr == "" and "usage: python -m minisatm.train" in result.stdout
     assert list(tmp_path.iterdir()) == []

@@ -141,16 +141,16 @@ def length(x: Array) -> Array:
 def rounded(x_adv: Array, x: Array = None, *, epsilon: float | None = None, norm: str = "linf") -> Array:
     """x_adv as 8-bit pixels: each pixel goes to the nearest of 0, 1/255 ... 1, as an image file keeps it.
 
-    Where x and epsilon are given, the result stays in the ball of this norm round x. "linf": a pixel takes the nearest
-    level inside x +- epsilon (the next one below where none is inside). "l2": where the nearest levels are farther from
-    an image than epsilon, each pixel of that image takes its neighbour level on the side of x instead.
+    Where x and epsilon are given, the result stays in the ball of this norm around x. "linf": a pixel takes the nearest
+    level inside x +- epsilon (the one nearest to x where none is inside). "l2": where the nearest levels are farther
+    from an image than epsilon, each pixel of that image takes its neighbour level on the side of x instead.
     """
     moved = 255 * x_adv
     levels = np.rint(moved)
     if x is not None and epsilon is not None and norm == "linf":
         # float32 computes 255 * x to 5e-5: a bound that is a whole level must not lose it
         low, high = np.ceil(255 * x - (255 * epsilon + 1e-4)), np.floor(255 * x + (255 * epsilon + 1e-4))
-        levels = np.minimum(np.maximum(levels, low), high)
+        levels = array_module(x).where(low <= high, np.minimum(np.maximum(levels, low), high), np.rint(255 * x))
     elif x is not None and epsilon is not None:
         too_far = length(levels - 255 * x) > 255 * epsilon
         nearer = np.minimum(np.maximum(np.rint(255 * x), np.floor(moved)), np.ceil(moved))

@@ -186,18 +186,15 @@ def torch_network(name: str, width: float, size: int) -> Any:
             return self.fc8(features), features
 
     def conv_norm(channels: int, filters: int, kernel: int, stride: int = 1) -> Any:
-        return nn.Sequential(
-            nn.Conv2d(channels, filters, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(filters)
-        )
+        conv = nn.Conv2d(channels, filters, kernel, stride, kernel // 2, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(filters))
 
     class Block(nn.Module):
         def __init__(self, channels: int, filters: int, stride: int) -> None:
             super().__init__()
-            self.body = nn.Sequential(
-                conv_norm(channels, filters, 1), nn.ReLU(inplace=True),
-                conv_norm(filters, filters, 3, stride), nn.ReLU(inplace=True),
-                conv_norm(filters, 4 * filters, 1),
-            )  # fmt: skip
+            first, second = conv_norm(channels, filters, 1), conv_norm(filters, filters, 3, stride)
+            third, relu = conv_norm(filters, 4 * filters, 1), nn.ReLU(inplace=True)
+            self.body = nn.Sequential(first, relu, second, relu, third)
             changes = stride != 1 or channels != 4 * filters
             self.shortcut = conv_norm(channels, 4 * filters, 1, stride) if changes else nn.Identity()
 
