@@ -61,9 +61,8 @@ class Batches:
 
     def _bytes_at(self, iteration: int) -> tuple[np.ndarray, np.ndarray]:
         if self.steps_per_epoch == 0:
-            raise InputError(
-                f"{len(self)} training images do not fill a batch of {self.batch}: use a smaller batch or more images."
-            )
+            few = f"{len(self)} training images do not fill a batch of {self.batch}"
+            raise InputError(f"{few}: use a smaller batch or more images.")
         epoch, step = divmod(iteration, self.steps_per_epoch)
         indices = self._shuffled(epoch)[step * self.batch : (step + 1) * self.batch]
         pixels = self._pixels(indices)
@@ -107,10 +106,7 @@ class Batches:
         return order
 
     def _pixels(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), self.size, self.size, self.dataset.channels), np.uint8)
-        for row, index in zip(out, indices.tolist()):
-            row[:] = self._image(index)
-        return out
+        return np.stack([self._image(index) for index in indices.tolist()])
 
     def _image(self, index: int) -> np.ndarray:
         image = self._cache.get(index)

@@ -43,11 +43,6 @@ def load(directory: str | Path) -> Dataset:
         listed = ", ".join(str(path.relative_to(directory)) for path in others[:3])
         notes.append(f"left out, not images ({len(others):,}): {listed}" + ", ..." * (len(others) > 3))
     return Dataset(
-        name="folder",
-        classes=tuple(classes),
-        labels=np.array(labels, np.int64),
-        read=lambda index: read_image(paths[index]),
-        channels=3,
-        notes=tuple(notes),
-        read_near=lambda index, size: read_image(paths[index], size),
-    )
+        name="folder", classes=tuple(classes), labels=np.array(labels, np.int64), channels=3, notes=tuple(notes),
+        read=lambda index: read_image(paths[index]), read_near=lambda index, size: read_image(paths[index], size),
+    )  # fmt: skip

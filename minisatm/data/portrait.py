@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,64 +38,32 @@ BELOW_EYE = _curve(9, 160, 20)
 CHIN = _curve(22, 8, 172)
 
 
-@dataclass(frozen=True)
 class Person:
-    """What stays the same in every image of one subject; `age` goes from 0 to 1 over the eight groups."""
+    """A random person of age group 0..7: what stays the same in every image of one subject."""
 
-    age: float
-    skin: Array
-    hair: Array
-    iris: Array
-    shirt: Array
-    width: float
-    height: float
-    eye: float
-    mouth: float
-    nose: float
-    long_hair: float  # its length, 0 for short hair
-    fringe: float
-    beard: bool
-    balding: bool
-    glasses: bool
+    def __init__(self, rng: np.random.Generator, group: int) -> None:
+        self.age = (group + 0.5 + rng.uniform(-AGE_SPREAD, AGE_SPREAD)) / GROUPS  # 0 to 1 over the eight groups
+        woman, adult = rng.random() < 0.5, self.age > 0.36
+        self.skin = SKINS[rng.integers(len(SKINS))] + rng.normal(0, 7, 3)
+        self.hair = HAIRS[rng.integers(len(HAIRS))] + rng.normal(0, 8, 3)
+        self.iris = EYES[rng.integers(len(EYES))] + rng.normal(0, 8, 3)
+        self.shirt = rng.uniform(25, 225, 3)
+        self.width, self.height, self.eye = rng.normal(0, 0.02), rng.normal(0, 0.02), rng.normal(0, 0.005)
+        self.mouth, self.nose = rng.uniform(0.30, 0.42), rng.uniform(0.8, 1.2)
+        length = rng.uniform(0.5, 1.15)
+        self.long_hair = length if woman and self.age > 0.15 and rng.random() < 0.8 else 0.0
+        self.fringe = rng.uniform(-0.05, 0.10)
+        self.beard = adult and not woman and rng.random() < 0.5
+        self.balding = adult and not woman and rng.random() < 0.7
+        self.glasses = rng.random() < 0.1
 
 
-@dataclass(frozen=True)
 class Pose:
-    """How the head is held in one image: tilt and turn in degrees, shift in halves of the image's side."""
+    """A random pose of the head in one image: tilt and turn in degrees, shift in halves of the image's side."""
 
-    tilt: float
-    turn: float
-    shift: tuple[float, float]
-
-
-def person(rng: np.random.Generator, group: int) -> Person:
-    """Draw a random person of age group 0..7."""
-    age = (group + 0.5 + rng.uniform(-AGE_SPREAD, AGE_SPREAD)) / GROUPS
-    woman, adult = rng.random() < 0.5, age > 0.36
-    return Person(
-        age=age,
-        skin=SKINS[rng.integers(len(SKINS))] + rng.normal(0, 7, 3),
-        hair=HAIRS[rng.integers(len(HAIRS))] + rng.normal(0, 8, 3),
-        iris=EYES[rng.integers(len(EYES))] + rng.normal(0, 8, 3),
-        shirt=rng.uniform(25, 225, 3),
-        width=rng.normal(0, 0.02),
-        height=rng.normal(0, 0.02),
-        eye=rng.normal(0, 0.005),
-        mouth=rng.uniform(0.30, 0.42),
-        nose=rng.uniform(0.8, 1.2),
-        long_hair=float(rng.uniform(0.5, 1.15) * (woman and age > 0.15 and rng.random() < 0.8)),
-        fringe=rng.uniform(-0.05, 0.10),
-        beard=bool(adult and not woman and rng.random() < 0.5),
-        balding=bool(adult and not woman and rng.random() < 0.7),
-        glasses=bool(rng.random() < 0.1),
-    )
-
-
-def pose(rng: np.random.Generator) -> Pose:
-    """Draw a random pose for one image."""
-    tilt, turn = float(rng.normal(0, 8)), float(rng.normal(0, 9))
-    right, down = rng.normal(0, 0.06, 2).tolist()
-    return Pose(tilt, turn, (right, down))
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.tilt, self.turn = float(rng.normal(0, 8)), float(rng.normal(0, 9))
+        self.shift = rng.normal(0, 0.06, 2).tolist()
 
 
 class _Pen:
@@ -195,12 +162,11 @@ def _head(
     for side in (-1, 1):
         blush = CIRCLE * [0.22 * w, 0.16 * h] + [side * 0.52 * w, 0.30 * h]
         pen.fill(blush, skin * (1 - np.array([-0.02, 0.09, 0.08]) * (1 - 0.8 * grow)), depth=0)
-    edge = HAIR_LINE * [w, 0]
     bow = 1 - (HAIR_LINE[:, 0] / 0.97) ** 2
     temples = np.abs(HAIR_LINE[:, 0]) ** 4 * 0.55 * h * (1 - 0.4 * baby)
-    edge[:, 1] = line + temples + bald * h * 0.25 * (np.abs(HAIR_LINE[:, 0]) ** 2 - 0.25 * bow)
+    heights = line + temples + bald * h * 0.25 * (np.abs(HAIR_LINE[:, 0]) ** 2 - 0.25 * bow)
+    edge = np.stack([HAIR_LINE[:, 0] * w, np.maximum(heights, -h * 0.99)], axis=1)
     crown = 1.09 - 0.09 * min(1.0, bald * 2) - 0.06 * baby
-    edge[:, 1] = np.maximum(edge[:, 1], -h * 0.99)
     pen.fill(np.concatenate([CAP * [w * 1.06, h * crown], edge]), scalp)
     if who.beard:
         outer = CHIN * [w, h * 1.02]
@@ -233,9 +199,8 @@ def _nose_and_mouth(
     w, h = pen.w, pen.h
     tip, wide = h * (0.20 + 0.13 * grow), w * (0.10 + 0.07 * grow) * who.nose
     pen.fill(CIRCLE * [wide, 0.055 * h] + [0, tip], skin * 0.93, depth=0.06)
-    pen.line(
-        [[wide * 0.6, tip - 0.24 * h], [wide * 0.75, tip - 0.06 * h]], skin * (0.92 - 0.08 * grow), 0.03, depth=0.05
-    )
+    ridge = [[wide * 0.6, tip - 0.24 * h], [wide * 0.75, tip - 0.06 * h]]
+    pen.line(ridge, skin * (0.92 - 0.08 * grow), 0.03, depth=0.05)
     for side in (-1, 1):
         pen.fill(CIRCLE * [wide * 0.24, 0.018 * h] + [side * wide * 0.5, tip + 0.03 * h], skin * 0.55, depth=0.06)
     y, half = h * (0.60 + 0.01 * grow), w * who.mouth
@@ -248,9 +213,8 @@ def _nose_and_mouth(
     lips = skin * [0.86, 0.58, 0.58]
     pen.fill(np.concatenate([between, upper]), lips * 0.92, depth=0.02)
     pen.fill(np.concatenate([between, lower]), lips * 1.06, depth=0.02)
-    teeth = rng.random() < 0.25 and bend > 0
     pen.line(between, lips * 0.6, 0.02, depth=0.02)
-    if teeth:
+    if rng.random() < 0.25 and bend > 0:
         pen.line(between[2:-2], TEETH, 0.035, depth=0.02)
     if who.beard:
         pen.line(between * [1.25, 1] - [0, thick + 0.05], hair * 0.75 + skin * 0.25, 0.07, depth=0.02)
