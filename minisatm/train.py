@@ -87,8 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if "resume" in options:
             where = {k: v for k, v in options.items() if k in ("backend", "tf32")}
-            others = sorted(set(options) - {"resume", *where})
-            if others:
+            if others := sorted(set(options) - {"resume", *where}):
                 kept = "--resume goes on with the run's own settings (but --backend and --tf32)"
                 raise InputError(f"{kept}: leave out --{others[0].replace('_', '-')}.")
             out = RunFolder.open(options["resume"]).path

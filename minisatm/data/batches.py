@@ -41,7 +41,6 @@ class Batches:
         self.cache_bytes, self.cached_bytes, self.backend = cache_bytes, 0, backend
         self._cache: dict[int, np.ndarray] = {}
         self._lock = Lock()
-        self._epoch = (-1, self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -99,11 +98,7 @@ class Batches:
             yield self._scaled(self._pixels(chosen)), self.dataset.labels[chosen]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        known, order = self._epoch
-        if known != epoch:
-            order = stream(self.seed, "shuffle", epoch).permutation(self.indices)
-            self._epoch = (epoch, order)  # one assignment: another thread sees this pair or the one before
-        return order
+        return stream(self.seed, "shuffle", epoch).permutation(self.indices)
 
     def _pixels(self, indices: np.ndarray) -> np.ndarray:
         return np.stack([self._image(index) for index in indices.tolist()])

@@ -108,15 +108,13 @@ def matches(directory: str | Path, **settings: int) -> bool:
 def _check(directory: Path, wanted: FaceSettings, workers: int | None) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} already holds something and is never overwritten: name a new directory.")
-    each = wanted.images_per_subject
+    images, each = wanted.images, wanted.images_per_subject
+    least = each * len(GROUPS) * FOLDS
     if each < 1:
         raise InputError(f"{each} images per subject: give 1 or more.")
-    least = each * len(GROUPS) * FOLDS
-    if wanted.images < least:
-        raise InputError(
-            f"{wanted.images} images cannot fill eight groups in five folds with {each} per subject: "
-            f"ask for {least} or more."
-        )
+    if images < least:
+        few = f"{images} images cannot fill eight groups in five folds with {each} per subject"
+        raise InputError(f"{few}: ask for {least} or more.")
     if workers is not None and workers < 1:
         raise InputError(f"{workers} workers: give 1 or more.")
     if not 16 <= wanted.size <= 2048:
@@ -175,12 +173,11 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: python -m minisatm.data.faces faces64 --images 8000 --size 64",
     )  # fmt: skip
     parser.add_argument("directory", metavar="DIR", help="where to write; must be new or empty")
-    for name, text in (
-        ("images", "how many images"), ("size", "side of an image in pixels"),
-        ("seed", "other seeds draw other people"), ("images-per-subject", "how many images of each person"),
-    ):  # fmt: skip
-        default = getattr(FaceSettings, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    default = FaceSettings()
+    parser.add_argument("--images", type=int, default=default.images, help="how many images")
+    parser.add_argument("--size", type=int, default=default.size, help="side of an image in pixels")
+    parser.add_argument("--seed", type=int, default=default.seed, help="other seeds draw other people")
+    parser.add_argument("--images-per-subject", type=int, default=default.images_per_subject, help="images of a person")
     options = vars(parser.parse_args(arguments))
     try:
         with bar(options["images"], "faces", "face") as shown:

@@ -32,7 +32,7 @@ def _curve(n: int, start: float = 0.0, stop: float = 360.0) -> Array:
 CIRCLE = _curve(28)[:-1]
 OUTLINE = _curve(44)[:-1]
 CAP = _curve(24, 187, 353)  # over the top of the head, from temple to temple
-HAIR_LINE = np.stack([np.linspace(0.97, -0.97, 15), np.zeros(15)], axis=1)
+HAIR_LINE = np.linspace(0.97, -0.97, 15)  # x only: the height depends on the person
 HALF_CIRCLE = _curve(12, 180, 360)
 BELOW_EYE = _curve(9, 160, 20)
 CHIN = _curve(22, 8, 172)
@@ -115,9 +115,8 @@ def draw(who: Person, how: Pose, rng: np.random.Generator, size: int = 64) -> Ar
     grey = min(1.0, max(0.0, (cue(1.5) - 0.55) * 2.5))
     hair = who.hair * (1 - grey) + np.array([214, 213, 210]) * grey
     bald = who.balding * min(0.6, max(0.0, (cue(1.5) - 0.45) * 1.3))
-    scalp = hair * (1 - 0.75 * baby) + skin * 0.75 * baby
     line = -h * (0.60 + 0.32 * bald - who.fringe * (1 - bald) + 0.10 * baby)
-    _head(pen, who, skin, hair, scalp, grow, bald, baby, line, cue)
+    _head(pen, who, skin, hair, grow, bald, baby, line, cue)
     _wrinkles(pen, skin, line, who.beard, cue, rng)
     _nose_and_mouth(pen, who, skin, hair, grow, cue, rng)
     _eyes(pen, who, skin, hair * (1 - 0.25 * (1 - grey)), grow, cue, rng)
@@ -138,12 +137,11 @@ def _background(rng: np.random.Generator, side: int) -> Image.Image:
 
 
 def _head(
-    pen: _Pen, who: Person, skin: Array, hair: Array, scalp: Array, grow: float, bald: float, baby: float, line: float,
-    cue: Cue,
+    pen: _Pen, who: Person, skin: Array, hair: Array, grow: float, bald: float, baby: float, line: float, cue: Cue
 ) -> None:  # fmt: skip
     """Draw long hair, shirt, neck, ears, face, hair and beard; `line` is the height of the hair line."""
     w, h = pen.w, pen.h
-    shadow = skin * 0.78
+    shadow, scalp = skin * 0.78, hair * (1 - 0.75 * baby) + skin * 0.75 * baby
     if who.long_hair:
         fall = h * who.long_hair
         back = OUTLINE * [w * 1.2, h * 1.08]
@@ -162,10 +160,10 @@ def _head(
     for side in (-1, 1):
         blush = CIRCLE * [0.22 * w, 0.16 * h] + [side * 0.52 * w, 0.30 * h]
         pen.fill(blush, skin * (1 - np.array([-0.02, 0.09, 0.08]) * (1 - 0.8 * grow)), depth=0)
-    bow = 1 - (HAIR_LINE[:, 0] / 0.97) ** 2
-    temples = np.abs(HAIR_LINE[:, 0]) ** 4 * 0.55 * h * (1 - 0.4 * baby)
-    heights = line + temples + bald * h * 0.25 * (np.abs(HAIR_LINE[:, 0]) ** 2 - 0.25 * bow)
-    edge = np.stack([HAIR_LINE[:, 0] * w, np.maximum(heights, -h * 0.99)], axis=1)
+    bow = 1 - (HAIR_LINE / 0.97) ** 2
+    temples = np.abs(HAIR_LINE) ** 4 * 0.55 * h * (1 - 0.4 * baby)
+    heights = line + temples + bald * h * 0.25 * (np.abs(HAIR_LINE) ** 2 - 0.25 * bow)
+    edge = np.stack([HAIR_LINE * w, np.maximum(heights, -h * 0.99)], axis=1)
     crown = 1.09 - 0.09 * min(1.0, bald * 2) - 0.06 * baby
     pen.fill(np.concatenate([CAP * [w * 1.06, h * crown], edge]), scalp)
     if who.beard:
@@ -178,10 +176,9 @@ def _head(
 def _wrinkles(pen: _Pen, skin: Array, line: float, beard: bool, cue: Cue, rng: np.random.Generator) -> None:
     """Draw wrinkles on the forehead, beside the mouth and on the chin."""
     w, h = pen.w, pen.h
-    thin = 0.016
     for k in range(round(5 * max(0.0, (cue() - 0.4) * 1.8))):
         y, bend = line + h * (0.10 + 0.085 * k), rng.normal(0, 0.02)
-        pen.line([[-0.52 * w, y + bend], [0, y - 0.02], [0.52 * w, y + bend]], skin * 0.78, thin)
+        pen.line([[-0.52 * w, y + bend], [0, y - 0.02], [0.52 * w, y + bend]], skin * 0.78, 0.016)
     fold = min(1.0, max(0.0, (cue() - 0.3) * 1.6))
     chin = min(1.0, max(0.0, (cue() - 0.5) * 1.6))
     for side in (-1, 1):
@@ -190,7 +187,7 @@ def _wrinkles(pen: _Pen, skin: Array, line: float, beard: bool, cue: Cue, rng: n
         if not beard:
             pen.line(np.array([[0.38, 0.66], [0.36, 0.80]]) * [side * w, h], skin * (1 - 0.30 * chin), 0.022)
     if not beard and chin > 0.2:
-        pen.line(np.array([[-0.2, 0.80], [0, 0.83], [0.2, 0.80]]) * [w, h], skin * (1 - 0.25 * chin), thin)
+        pen.line(np.array([[-0.2, 0.80], [0, 0.83], [0.2, 0.80]]) * [w, h], skin * (1 - 0.25 * chin), 0.016)
 
 
 def _nose_and_mouth(

@@ -88,8 +88,7 @@ class Settings(RelativeSettings):
     da_learning_rate: float | None = setting(None, "learning rate of the domain classifier, whose loss is also "
         "multiplied by r_da", TRAINING, least=0, source=OURS, unset="its network's")
     momentum: float = setting(0.9, "momentum of sgd", TRAINING, least=0, most=0.999, source=OURS)
-    weight_decay: float = setting(0.0, "weight decay: each weight times this is added to its gradient", TRAINING,
-        least=0, source=OURS)
+    weight_decay: float = setting(0.0, "a weight times this is added to its gradient", TRAINING, least=0, source=OURS)
     schedule: str = setting("cosine", "learning rate over the steps: constant, or falling to 0 along a cosine",
         TRAINING, choices=("constant", "cosine"), source=OURS)
     warmup: int = setting(20, "number of steps at the start in which the learning rate rises linearly", TRAINING,
@@ -98,12 +97,10 @@ class Settings(RelativeSettings):
         "0: no limit", TRAINING, least=0, source=OURS, unset="no limit")
     batch: int = setting(32, "images in a batch", TRAINING, least=1, paper=8)
     iterations: int = setting(250, "steps of each method", TRAINING, least=0, paper=10_000)
-    clean_iterations: int = setting(400, "steps on clean images before the method; 0: none", TRAINING, least=0,
-        source=OURS)
+    clean_iterations: int = setting(400, "clean steps before the method; 0: none", TRAINING, least=0, source=OURS)
     patience: int = setting(5, "training stops after so many evaluations in a row without a lower validation loss; "
         "0: never", TRAINING, least=0, source=OURS)
-    evaluate_every: int = setting(0, "steps between two evaluations on validation images; 0: an epoch", TRAINING,
-        least=0)
+    evaluate_every: int = setting(0, "steps between evaluations on validation images; 0: an epoch", TRAINING, least=0)
     evaluate_images: int = setting(256, "number of training and of validation images for an evaluation", TRAINING,
         least=1)
     test_images: int = setting(0, "number of test images for the final table; 0: all", TRAINING, least=0)
@@ -122,10 +119,6 @@ class Settings(RelativeSettings):
             raise InputError(f"--alpha is the size of a random step, and {self.attack} has none: leave it out.")
         if self.tf32 and self.backend != "cupy":
             raise InputError("--tf32 is a way of computing on a GPU: give --backend cupy too, or leave it out.")
-        self._check_counts()
-        return self
-
-    def _check_counts(self) -> None:
         given = len(self.networks)
         if self.method in NEED_TWO and given < 2:
             why = "trains networks on one another's examples"
@@ -135,6 +128,7 @@ class Settings(RelativeSettings):
             raise InputError(f"{files}: name one each, with commas, and one more for the hold-out if you have it.")
         if (rates := len(self.learning_rate)) not in (0, 1, given):
             raise InputError(f"--learning-rate has {rates} values for {given} networks: give one, or one each.")
+        return self
 
     def named_networks(self) -> dict[str, str]:
         """{name: kind}; a kind that comes twice without names is numbered."""
@@ -204,9 +198,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({problem}).") from problem
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold settings by name: give a config.json of a run.")
-    known = set(declared(Settings))
-    unknown = sorted(set(values) - known)
-    if unknown:
+    known = declared(Settings)
+    if unknown := sorted(set(values) - set(known)):
         raise InputError(f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}.")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
