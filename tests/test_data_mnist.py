@@ -82,7 +82,7 @@ def no_gz(folder):
         (rewrite("train-labels-idx1-ubyte", lambda b: idx(np.zeros(39))), "40 train images but 39 labels"),
         (
             rewrite("train-images-idx3-ubyte.gz", lambda b: idx(np.zeros((40, 8, 7)))),
-            "images of 8 x 7 pixels, not",
+            "images of 8 x 7 pixels, not of 28 x 28",
         ),
     ],
 )
