@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 from .parallel import cores, one_blas_thread
@@ -29,6 +30,7 @@ THREAD_VARIABLES = {
     "mkl": ("MKL_NUM_THREADS", "OMP_NUM_THREADS"),
     "blis": ("BLIS_NUM_THREADS", "OMP_NUM_THREADS"),
 }
+INSTALL_NUMPY = "install NumPy's own wheel (pip install --force-reinstall numpy)"
 MOST_THREADS = 64  # the OpenBLAS in NumPy's wheels never uses more
 
 
@@ -47,10 +49,7 @@ def blas_warnings(
     library: threadpoolctl's entry for NumPy's BLAS, None if there is none. flags: the processor's, from /proc/cpuinfo.
     """
     if library is None:
-        return [
-            "threadpoolctl does not know NumPy's BLAS, whose threads may get in the way of minisatm's: install NumPy's "
-            "own wheel (pip install --force-reinstall numpy), or hold that BLAS to one thread by its own settings."
-        ]
+        return [f"threadpoolctl does not know NumPy's BLAS, so minisatm cannot set its threads: {INSTALL_NUMPY}."]
     warnings, kind, threads = [], library["internal_api"], library["num_threads"] or 1
     if kind == "openblas":
         core, unit = library.get("architecture") or "unknown", vector_unit(flags)
@@ -58,17 +57,14 @@ def blas_warnings(
             remedy = f"update NumPy, or set OPENBLAS_CORETYPE={'SkylakeX' if unit == 'AVX-512' else 'Haswell'}"
             if environment.get("OPENBLAS_CORETYPE"):
                 remedy = f"unset OPENBLAS_CORETYPE (now {environment['OPENBLAS_CORETYPE']})"
-            warnings.append(
-                f"OpenBLAS runs its {core} core although this processor has {unit}, up to twice as fast: {remedy}."
-            )
+            slow = f"OpenBLAS runs its {core} core although this processor has {unit}, up to twice as fast"
+            warnings.append(f"{slow}: {remedy}.")
         if environment.get("OPENBLAS_L2_SIZE"):
             warnings.append("OPENBLAS_L2_SIZE hides the real cache size from OpenBLAS: unset OPENBLAS_L2_SIZE.")
     if threads < min(cores, MOST_THREADS):
         names = THREAD_VARIABLES.get(kind, ("OMP_NUM_THREADS",))
         few = [n for n in names if environment.get(n, "").split(",")[0].strip() in map(str, range(1, cores))]
-        remedy = (
-            f"unset {' and '.join(few)}" if few else "install NumPy's own wheel (pip install --force-reinstall numpy)"
-        )
+        remedy = f"unset {' and '.join(few)}" if few else INSTALL_NUMPY
         warnings.append(f"BLAS uses {threads} of {cores} cores in products outside minisatm's own kernels: {remedy}.")
     return warnings
 
@@ -77,10 +73,8 @@ def speed_warnings(one: float, every: float, cores: int) -> list[str]:
     """A warning where `every` core together multiplies matrices hardly faster than `one`: other programs use them."""
     if cores < 2 or every >= 1.3 * one:
         return []
-    return [
-        f"{cores} cores multiply matrices only {every / one:.1f} times as fast as one: stop the other programs that "
-        "use them (top shows which), unless they are two threads of one core."
-    ]
+    slow = f"{cores} cores multiply matrices only {every / one:.1f} times as fast as one"
+    return [f"{slow}: stop the other programs that use them (top shows which), unless they are threads of one core."]
 
 
 def data_folder(environment: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -148,11 +142,10 @@ def blas() -> tuple[str, dict[str, Any] | None]:
 def shortest(work: Callable[[], Any], seconds: float) -> float:
     """The shortest time of work(), which runs once to warm up and then as often as fits into so many seconds."""
     work()
-    shortest_yet, end = float("inf"), time.perf_counter() + seconds
-    while (start := time.perf_counter()) < end or shortest_yet == float("inf"):
-        work()
-        shortest_yet = min(shortest_yet, time.perf_counter() - start)
-    return shortest_yet
+    times, end = [timeit(work, number=1)], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        times.append(timeit(work, number=1))
+    return min(times)
 
 
 def speeds(seconds: float = 2.0) -> tuple[float, float, float, float]:

@@ -36,9 +36,8 @@ def parser() -> argparse.ArgumentParser:
         reader, shown = next(READERS[kind] for kind in (s.type, *get_args(s.type)) if kind in READERS)
         alone: dict[str, Any] = dict(nargs="?", const=True) if s.type is bool else {}  # --tf32 is --tf32 on
         metavar = s.metavar or (None if s.choices else shown)
-        groups[s.group].add_argument(
-            s.option, type=reader, choices=s.choices or None, metavar=metavar, help=config.help_text(s), **alone
-        )
+        groups[s.group].add_argument(s.option, type=reader, choices=s.choices or None, metavar=metavar,
+                                     help=config.help_text(s), **alone)  # fmt: skip
     for option, reader, metavar, text in (
         ("--config", Path, "FILE", "start from the settings in another run's config.json, not from a preset"),
         ("--out", folder, "DIR", "folder to make for the run (default runs/<date>-<method>-<networks>)"),
@@ -56,11 +55,10 @@ def settings_from(options: dict[str, Any]) -> config.Settings:
     changes = {k: v for k, v in (base | options).items() if k not in ("preset", "config", "out")}
     if changes.get("clip") == 0:
         changes["clip"] = None
-    if changes.get("method") == "clean":
-        # Clean training is the fine-tuning itself: its steps are those asked for under either name.
-        asked = [options[k] for k in ("clean_iterations", "iterations") if k in options]
-        if asked:
-            changes["clean_iterations"] = sum(asked)
+    # Clean training is the fine-tuning itself: its steps are those asked for under either name.
+    asked = [options[k] for k in ("clean_iterations", "iterations") if k in options]
+    if asked and changes.get("method") == "clean":
+        changes["clean_iterations"] = sum(asked)
     return config.from_preset((base | options).get("preset", "toy"), changes)
 
 
@@ -89,12 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if "resume" in options:
             where = {k: v for k, v in options.items() if k in ("backend", "tf32")}
-            others = sorted(set(options) - {"resume", *where})
-            if others:
-                raise InputError(
-                    "--resume goes on with the run's own settings (but --backend and --tf32): leave out "
-                    f"--{others[0].replace('_', '-')}."
-                )
+            if others := sorted(set(options) - {"resume", *where}):
+                kept = "--resume goes on with the run's own settings (but --backend and --tf32)"
+                raise InputError(f"{kept}: leave out --{others[0].replace('_', '-')}.")
             out = RunFolder.open(options["resume"]).path
             report = experiment.run_on(out, resumed_settings(config.read(out / "config.json"), where))
         else:
@@ -104,12 +99,9 @@ def main(argv: list[str] | None = None) -> int:
     except MISTAKES as problem:
         return tell(problem, out, "not enough memory: use a smaller --batch, --size or --width.")
     except (Interrupted, KeyboardInterrupt):
-        resume = out is not None and (out / "last.h5").exists()
-        print(
-            "\ninterrupted: "
-            + (f"go on with  python -m minisatm.train --resume {out}" if resume else "nothing was trained yet"),
-            file=sys.stderr,
-        )
+        saved = out is not None and (out / "last.h5").exists()
+        what_now = f"go on with  python -m minisatm.train --resume {out}" if saved else "nothing was trained yet"
+        print(f"\ninterrupted: {what_now}", file=sys.stderr)
         return 130
     print(f"\nreport    {report}")
     return 0

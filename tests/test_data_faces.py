@@ -73,7 +73,7 @@ def test_images_of_a_subject_differ_and_streams_are_independent():
 
 def test_no_image_shares_its_stream_with_its_subject(monkeypatch):
     states = []
-    for name in ("person", "pose"):
+    for name in ("Person", "Pose"):
         plain = getattr(portrait, name)
         spy = lambda rng, *rest, plain=plain: (
             states.append(rng.bit_generator.state["state"]["state"]) or plain(rng, *rest)

@@ -80,7 +80,10 @@ def no_gz(folder):
         (rewrite("t10k-labels-idx1-ubyte", lambda b: b"\0\0\x08\x03" + b[4:]), "begins with 00 00 08 03, not 00 00"),
         (rewrite("t10k-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0b"), "label 11 is no digit"),
         (rewrite("train-labels-idx1-ubyte", lambda b: idx(np.zeros(39))), "40 train images but 39 labels"),
-        (rewrite("train-images-idx3-ubyte.gz", lambda b: idx(np.zeros((40, 8, 7)))), "images of 8 x 7 pixels where"),
+        (
+            rewrite("train-images-idx3-ubyte.gz", lambda b: idx(np.zeros((40, 8, 7)))),
+            "images of 8 x 7 pixels, not of 28 x 28",
+        ),
     ],
 )
 def test_files_that_are_not_right_are_named(folder, damage, text):

@@ -6,7 +6,6 @@ A folder holds `fold_0_data.txt` ... `fold_4_data.txt` and the aligned images,
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ BOUNDS = np.array([[int(n) for n in re.findall(r"\d+", group)] for group in GROU
 POLICIES = ("strict", "strict+fix", "mapped")
 PAPER = 'The paper counts 26,580 faces and says "8-13"; these files list {:,} and say "(8, 12)".'
 DRAWN = "These are drawn faces in place of Adience: results on them say nothing about photographs."
+AGAIN = "fetch it again."
 STAND_IN = "or make a stand-in with `python -m minisatm.data.faces DIR`"
 
 
@@ -80,10 +80,8 @@ def read_folds(directory: str | Path, labels: str = "strict") -> tuple[list[Face
         by_image.setdefault((face.user, face.face, face.image), face)
         first = fold_of.setdefault((face.user, face.face), face.fold)
         if first != face.fold:
-            raise InputError(
-                f"{directory}: subject {face.user} {face.face} is in folds {first} and {face.fold}, and folds must not "
-                "share a subject: fetch the five files again."
-            )
+            subject = f"{directory}: subject {face.user} {face.face} is in folds {first} and {face.fold}"
+            raise InputError(f"{subject}, and folds must not share a subject: fetch the five files again.")
     faces = list(by_image.values())
     return faces, _notes(rows, faces, labels, drawn=(directory / "faces.json").is_file())
 
@@ -95,40 +93,36 @@ def _read_fold(directory: Path, fold: int, labels: str) -> Iterator[Face]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: put Adience's five fold files there, {STAND_IN}.") from None
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read as text ({problem}): fetch it again.") from None
+        raise InputError(f"{path} cannot be read as text ({problem}): {AGAIN}") from None
     if lines[0] != HEADER:
-        raise InputError(f"{path}, line 1: not Adience's header of {WIDTH} tab-separated columns: fetch it again.")
+        raise InputError(f"{path}, line 1: not Adience's header of {WIDTH} tab-separated columns: {AGAIN}")
     if lines.pop() != "" or not lines[1:]:
-        raise InputError(
-            f"{path}, line {len(lines) + 1}: cut short (no face, or no line break at its end): fetch it again."
-        )
+        raise InputError(f"{path}, line {len(lines) + 1}: cut short (no face, or no line break at its end): {AGAIN}")
     for number, line in enumerate(lines[1:], 2):
         fields = line.split("\t")
-        if len(fields) != WIDTH or not all(fields[:4]):
-            raise InputError(
-                f"{path}, line {number}: {len(fields)} columns where Adience has {WIDTH}, or one of the first "
-                "four is empty: fetch the file again."
-            )
+        here = f"{path}, line {number}: "
+        if len(fields) != WIDTH:
+            raise InputError(f"{here}{len(fields)} columns where Adience has {WIDTH}: {AGAIN}")
         user, image, face, age = fields[:4]
+        if not (user and image and face and age):
+            raise InputError(f"{here}{WIDTH} columns, but one of the first four is empty: {AGAIN}")
         if {"/", "\\"} & set(user + image + face) or user in (".", ".."):
-            raise InputError(f"{path}, line {number}: {user!r}, {image!r} are not plain names: fetch the file again.")
+            raise InputError(f"{here}{user!r}, {image!r} are not plain names: {AGAIN}")
         yield Face(user, image, face, fold, age, group_of(age, labels))
 
 
 def _notes(rows: list[Face], faces: list[Face], labels: str, drawn: bool) -> list[str]:
-    used = [face for face in faces if face.group is not None]
     dropped = Counter(face.age for face in faces if face.group is None)
-    per_fold = Counter(face.fold for face in used)
-    subjects = {(face.user, face.face) for face in faces}
+    per_fold = Counter(face.fold for face in faces if face.group is not None)
+    repeated, subjects = len(rows) - len(faces), len({(face.user, face.face) for face in faces})
     notes = [
-        f"{len(rows):,} rows, {len(rows) - len(faces):,} of them repeated: {len(faces):,} faces listed of "
-        f"{len(subjects):,} subjects",
+        f"{len(rows):,} rows, {repeated:,} of them repeated: {len(faces):,} faces listed of {subjects:,} subjects",
         DRAWN if drawn else PAPER.format(len(faces)),
-        f"labels {labels}: {len(used):,} faces, by fold {' '.join(f'{per_fold[k]:,}' for k in range(FOLDS))}",
+        f"labels {labels}: {per_fold.total():,} faces, by fold {' '.join(f'{per_fold[k]:,}' for k in range(FOLDS))}",
     ]
     if dropped:
         listed = ", ".join(f"{age} {count:,}" for age, count in dropped.most_common(6)) + ", ..." * (len(dropped) > 6)
-        notes.append(f"dropped {sum(dropped.values()):,} faces without one of the eight labels: {listed}")
+        notes.append(f"dropped {dropped.total():,} faces without one of the eight labels: {listed}")
     return notes
 
 
@@ -143,39 +137,21 @@ def load(directory: str | Path, *, labels: str = "strict") -> Dataset:
     listed = [face for face in faces if face.group is not None]
     if not listed:
         raise InputError(f"{directory}: no face has one of the labels {' '.join(GROUPS)}: fetch the fold files again.")
-    there = _names(directory / "aligned", {face.user for face in listed})
+    # One listing of the folders is faster than a look-up for each image.
+    there = {path.relative_to(directory).as_posix() for path in directory.glob("aligned/*/*")}
     used = [face for face in listed if face.path in there]
     missing = [face.path for face in listed if face.path not in there]
     if not used:
-        raise InputError(
-            f"{directory}: none of the {len(listed):,} listed images is there, the first would be {missing[0]}: unpack "
-            f"Adience's aligned.tar.gz so that this path exists, {STAND_IN}."
-        )
+        absent = f"{directory}: none of the {len(listed):,} listed images is there, the first would be {missing[0]}"
+        raise InputError(f"{absent}: unpack Adience's aligned.tar.gz so that this path exists, {STAND_IN}.")
     if missing:
         some = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
         notes.append(f"{len(missing):,} listed images are missing and left out (missing_images.txt): {some}")
     numbers: dict[tuple[str, str], int] = {}  # a subject's number
     paths = [str(directory / face.path) for face in used]
     return Dataset(
-        name="adience",
-        classes=GROUPS,
-        labels=np.array([face.group for face in used], np.int64),
-        read=lambda index: read_image(paths[index]),
-        channels=3,
+        name="adience", classes=GROUPS, labels=np.array([face.group for face in used], np.int64), channels=3,
         subjects=np.array([numbers.setdefault((face.user, face.face), len(numbers)) for face in used], np.int64),
-        folds=np.array([face.fold for face in used], np.int64),
-        notes=tuple(notes),
-        read_near=lambda index, size: read_image(paths[index], size),
-        missing=tuple(missing),
-    )
-
-
-def _names(aligned: Path, users: set[str]) -> set[str]:
-    """Return the paths of all images under `aligned`: one listing per folder is faster than a look-up per image."""
-    names: set[str] = set()
-    for user in users:
-        try:
-            names.update(f"aligned/{user}/{name}" for name in os.listdir(aligned / user))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return names
+        folds=np.array([face.fold for face in used], np.int64), notes=tuple(notes), missing=tuple(missing),
+        read=lambda index: read_image(paths[index]), read_near=lambda index, size: read_image(paths[index], size),
+    )  # fmt: skip

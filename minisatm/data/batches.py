@@ -41,7 +41,6 @@ class Batches:
         self.cache_bytes, self.cached_bytes, self.backend = cache_bytes, 0, backend
         self._cache: dict[int, np.ndarray] = {}
         self._lock = Lock()
-        self._epoch = (-1, self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -61,9 +60,8 @@ class Batches:
 
     def _bytes_at(self, iteration: int) -> tuple[np.ndarray, np.ndarray]:
         if self.steps_per_epoch == 0:
-            raise InputError(
-                f"{len(self)} training images do not fill a batch of {self.batch}: use a smaller batch or more images."
-            )
+            few = f"{len(self)} training images do not fill a batch of {self.batch}"
+            raise InputError(f"{few}: use a smaller batch or more images.")
         epoch, step = divmod(iteration, self.steps_per_epoch)
         indices = self._shuffled(epoch)[step * self.batch : (step + 1) * self.batch]
         pixels = self._pixels(indices)
@@ -105,17 +103,10 @@ class Batches:
         return places[np.argsort(self.indices[places])]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        known, order = self._epoch
-        if known != epoch:
-            order = stream(self.seed, "shuffle", epoch).permutation(self.indices)
-            self._epoch = (epoch, order)  # one assignment: another thread sees this pair or the one before
-        return order
+        return stream(self.seed, "shuffle", epoch).permutation(self.indices)
 
     def _pixels(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), self.size, self.size, self.dataset.channels), np.uint8)
-        for row, index in zip(out, indices.tolist()):
-            row[:] = self._image(index)
-        return out
+        return np.stack([self._image(index) for index in indices.tolist()])
 
     def _image(self, index: int) -> np.ndarray:
         image = self._cache.get(index)

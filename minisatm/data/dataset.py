@@ -48,16 +48,15 @@ class Dataset:
     missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise InputError(f"{self.name} has {len(self.classes)} class: give two or more.")
+        classes = len(self.classes)
+        if classes < 2:
+            raise InputError(f"{self.name} has {classes} class: give two or more.")
         if len(self.labels) == 0:
             raise InputError(f"{self.name} has no images: check the directory.")
-        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
-        if wrong.any():
-            raise InputError(
-                f"{self.name}: image {int(wrong.argmax())} has label {int(self.labels[wrong][0])}, but the "
-                f"{len(self.classes)} classes are 0 to {len(self.classes) - 1}: check the labels."
-            )
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
+        if len(wrong):
+            bad = f"{self.name}: image {wrong[0]} has label {self.labels[wrong[0]]}"
+            raise InputError(f"{bad}, but the {classes} classes are 0 to {classes - 1}: check the labels.")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,18 +35,17 @@ if TYPE_CHECKING:
 VERSION = 1  # of the drawing: raise it when the same seed would give other images
 SUBJECTS_PER_JOB = 16
 Row = tuple[Any, ...]  # of a fold file
-Finished = Callable[[int, list[tuple[int, Row]]], None]  # called with a job's first subject and its (fold, row)
 
 
 @dataclass(frozen=True)
 class FaceSettings:
     """The settings that decide every byte of a directory of drawn faces."""
 
-    generator: int
-    images: int
-    size: int
-    seed: int
-    images_per_subject: int
+    generator: int = VERSION
+    images: int = 8000
+    size: int = 64
+    seed: int = 0
+    images_per_subject: int = 4
 
 
 def draw(group: int, *, subject: int = 0, image: int = 0, size: int = 64, seed: int = 0) -> np.ndarray:
@@ -61,24 +60,25 @@ def _image_and_pose(group: int, subject: int, image: int, size: int, seed: int) 
     from . import portrait  # here, since it loads Pillow, which only drawing needs
 
     # Image numbers start at 1: NumPy pads a seed with zeros, so [seed, subject] equals [seed, subject, 0].
-    who = portrait.person(np.random.default_rng([seed, subject]), group)
+    who = portrait.Person(np.random.default_rng([seed, subject]), group)
     rng = np.random.default_rng([seed, subject, image + 1])
-    how = portrait.pose(rng)
+    how = portrait.Pose(rng)
     return portrait.draw(who, how, rng, size), how
 
 
 def write(
-    directory: str | Path, *, images: int = 8000, size: int = 64, seed: int = 0, images_per_subject: int = 4,
-    workers: int | None = None, progress: Callable[[int, int], object] = lambda done, total: None,
+    directory: str | Path, *, workers: int | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None, **settings: int,
 ) -> Path:  # fmt: skip
-    """Write `images` drawn faces of `size` pixels to a new `directory` in Adience's format, and return its Path.
+    """Write drawn faces to a new `directory` in Adience's format, and return its Path.
 
+    settings: fields of FaceSettings (images, size in pixels, seed, images_per_subject); the others have their defaults.
     Groups are balanced, and each of the five folds holds whole subjects. workers: the number of processes, by default
-    the cores this process may use; 1 draws without a pool. `progress(done, total)` is called as images are finished.
+    the cores this process may use. `progress(done, total)` is called as images are finished.
     The directory appears complete or not at all. Raises InputError when it already holds something, and when a number
     is out of range.
     """
-    directory, wanted = Path(directory), FaceSettings(VERSION, images, size, seed, images_per_subject)
+    directory, wanted = Path(directory), FaceSettings(**settings)
     _check(directory, wanted, workers)
     unfinished = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.unfinished")
     try:
@@ -90,37 +90,31 @@ def write(
         unfinished.rename(directory)
     except OSError as problem:
         reason = problem.strerror or problem
-        raise InputError(
-            f"{directory}: cannot be written ({reason}); choose another directory or make room for it."
-        ) from problem
+        raise InputError(f"{directory}: cannot be written ({reason}); choose another directory.") from problem
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return directory
 
 
-def matches(
-    directory: str | Path, *, images: int = 8000, size: int = 64, seed: int = 0, images_per_subject: int = 4
-) -> bool:
+def matches(directory: str | Path, **settings: int) -> bool:
     """Whether `write` made this directory with these settings; False when it is missing or holds anything else."""
     try:
         written = json.loads((Path(directory) / "faces.json").read_text())
     except (OSError, ValueError):
         return False
-    return bool(written == asdict(FaceSettings(VERSION, images, size, seed, images_per_subject)))
+    return bool(written == asdict(FaceSettings(**settings)))
 
 
 def _check(directory: Path, wanted: FaceSettings, workers: int | None) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} already holds something and is never overwritten: name a new directory.")
-    each = wanted.images_per_subject
+    images, each = wanted.images, wanted.images_per_subject
+    least = each * len(GROUPS) * FOLDS
     if each < 1:
         raise InputError(f"{each} images per subject: give 1 or more.")
-    least = each * len(GROUPS) * FOLDS
-    if wanted.images < least:
-        raise InputError(
-            f"{wanted.images} images cannot fill eight groups in five folds with {each} per subject: "
-            f"ask for {least} or more."
-        )
+    if images < least:
+        few = f"{images} images cannot fill eight groups in five folds with {each} per subject"
+        raise InputError(f"{few}: ask for {least} or more.")
     if workers is not None and workers < 1:
         raise InputError(f"{workers} workers: give 1 or more.")
     if not 16 <= wanted.size <= 2048:
@@ -133,33 +127,19 @@ def _write_all(directory: Path, wanted: FaceSettings, workers: int, progress: Ca
     subjects = -(-wanted.images // wanted.images_per_subject)
     jobs = [range(s, min(s + SUBJECTS_PER_JOB, subjects)) for s in range(0, subjects, SUBJECTS_PER_JOB)]
     job = partial(_write_subjects, directory, wanted)
-    rows: dict[int, list[tuple[int, Row]]] = {}
-
-    def finished(first: int, result: list[tuple[int, Row]]) -> None:
-        rows[first] = result
-        progress(sum(map(len, rows.values())), wanted.images)
-
-    if workers == 1 or len(jobs) == 1:
-        for some in jobs:
-            finished(some.start, job(some))
-    else:
-        _in_processes(job, jobs, min(workers, len(jobs)), finished)
-    ordered = [row for first in sorted(rows) for row in rows[first]]
-    for fold in range(FOLDS):
-        lines = [HEADER] + ["\t".join(map(str, row)) for number, row in ordered if number == fold]
-        (directory / f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
-
-
-def _in_processes(job: Callable[[range], Any], jobs: list[range], workers: int, finished: Finished) -> None:
+    rows: list[tuple[int, Row]] = []
     # Ctrl-C reaches all processes: the workers ignore it, and this process cancels the jobs that have not begun.
-    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=signal.signal,
+                               initargs=(signal.SIGINT, signal.SIG_IGN))  # fmt: skip
     try:
-        pending = {pool.submit(job, subjects): subjects.start for subjects in jobs}
-        while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                finished(pending.pop(future), future.result())
+        for some in map(job, jobs) if workers == 1 or len(jobs) == 1 else pool.map(job, jobs):
+            rows += some
+            progress(len(rows), wanted.images)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    for fold in range(FOLDS):
+        lines = [HEADER] + ["\t".join(map(str, row)) for number, row in rows if number == fold]
+        (directory / f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
 
 
 def _write_subjects(directory: Path, wanted: FaceSettings, subjects: range) -> list[tuple[int, Row]]:
@@ -187,17 +167,17 @@ def _write_subjects(directory: Path, wanted: FaceSettings, subjects: range) -> l
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0, 2 for a user's mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m minisatm.data.faces",
+        prog="python -m minisatm.data.faces", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Draw a stand-in for Adience: faces of eight age groups in five subject-disjoint folds, written in "
         "Adience's format, so that a program that reads Adience reads them. The same seed gives the same bytes.",
         epilog="example: python -m minisatm.data.faces faces64 --images 8000 --size 64",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    )  # fmt: skip
     parser.add_argument("directory", metavar="DIR", help="where to write; must be new or empty")
-    parser.add_argument("--images", type=int, default=8000, help="how many images")
-    parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds draw other people")
-    parser.add_argument("--images-per-subject", type=int, default=4, help="how many images of each person")
+    default = FaceSettings()
+    parser.add_argument("--images", type=int, default=default.images, help="how many images")
+    parser.add_argument("--size", type=int, default=default.size, help="side of an image in pixels")
+    parser.add_argument("--seed", type=int, default=default.seed, help="other seeds draw other people")
+    parser.add_argument("--images-per-subject", type=int, default=default.images_per_subject, help="images of a person")
     options = vars(parser.parse_args(arguments))
     try:
         with bar(options["images"], "faces", "face") as shown:

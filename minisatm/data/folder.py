@@ -26,28 +26,21 @@ def load(directory: str | Path) -> Dataset:
     classes = sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(classes) < 2:
         raise InputError(f"{directory} holds {len(classes)} class directories and two are needed: {LAYOUT}.")
-    paths: list[Path] = []
-    labels: list[int] = []
-    others: list[Path] = []
+    paths, labels, others = [], [], []
     for label, name in enumerate(classes):
         files = sorted(path for path in (directory / name).rglob("*") if path.is_file() and path.name[0] != ".")
         images = [path for path in files if path.suffix.lower() in known]
         if not images:
             raise InputError(f"{directory / name} holds no image that Pillow reads: add some or remove the directory.")
-        others += [path for path in files if path.suffix.lower() not in known]
-        paths += images
-        labels += [label] * len(images)
+        others.extend([path for path in files if path.suffix.lower() not in known])
+        paths.extend(images)
+        labels.extend([label] * len(images))
     counts = ", ".join(f"{name} {labels.count(label):,}" for label, name in enumerate(classes))
     notes = [f"{len(paths):,} images of {len(classes)} classes: {counts}"]
     if others:
         listed = ", ".join(str(path.relative_to(directory)) for path in others[:3])
         notes.append(f"left out, not images ({len(others):,}): {listed}" + ", ..." * (len(others) > 3))
     return Dataset(
-        name="folder",
-        classes=tuple(classes),
-        labels=np.array(labels, np.int64),
-        read=lambda index: read_image(paths[index]),
-        channels=3,
-        notes=tuple(notes),
-        read_near=lambda index, size: read_image(paths[index], size),
-    )
+        name="folder", classes=tuple(classes), labels=np.array(labels, np.int64), channels=3, notes=tuple(notes),
+        read=lambda index: read_image(paths[index]), read_near=lambda index, size: read_image(paths[index], size),
+    )  # fmt: skip

@@ -45,9 +45,8 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
         return pixels
     grey = pixels.shape[2] == 1
     if grey and h == w and size * 7 <= h * 8 and h < size:
-        before = (size - h) // 2
-        after = size - h - before
-        return np.pad(pixels, ((before, after), (before, after), (0, 0)))
+        around = ((size - h) // 2, (size - h + 1) // 2)
+        return np.pad(pixels, (around, around, (0, 0)))
     from PIL import Image
 
     image = Image.fromarray(pixels[:, :, 0] if grey else pixels).resize((size, size), Image.Resampling.BILINEAR)

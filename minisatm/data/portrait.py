@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,70 +32,38 @@ def _curve(n: int, start: float = 0.0, stop: float = 360.0) -> Array:
 CIRCLE = _curve(28)[:-1]
 OUTLINE = _curve(44)[:-1]
 CAP = _curve(24, 187, 353)  # over the top of the head, from temple to temple
-HAIR_LINE = np.stack([np.linspace(0.97, -0.97, 15), np.zeros(15)], axis=1)
+HAIR_LINE = np.linspace(0.97, -0.97, 15)  # x only: the height depends on the person
 HALF_CIRCLE = _curve(12, 180, 360)
 BELOW_EYE = _curve(9, 160, 20)
 CHIN = _curve(22, 8, 172)
 
 
-@dataclass(frozen=True)
 class Person:
-    """What stays the same in every image of one subject; `age` goes from 0 to 1 over the eight groups."""
+    """A random person of age group 0..7: what stays the same in every image of one subject."""
 
-    age: float
-    skin: Array
-    hair: Array
-    iris: Array
-    shirt: Array
-    width: float
-    height: float
-    eye: float
-    mouth: float
-    nose: float
-    long_hair: float  # its length, 0 for short hair
-    fringe: float
-    beard: bool
-    balding: bool
-    glasses: bool
+    def __init__(self, rng: np.random.Generator, group: int) -> None:
+        self.age = (group + 0.5 + rng.uniform(-AGE_SPREAD, AGE_SPREAD)) / GROUPS  # 0 to 1 over the eight groups
+        woman, adult = rng.random() < 0.5, self.age > 0.36
+        self.skin = SKINS[rng.integers(len(SKINS))] + rng.normal(0, 7, 3)
+        self.hair = HAIRS[rng.integers(len(HAIRS))] + rng.normal(0, 8, 3)
+        self.iris = EYES[rng.integers(len(EYES))] + rng.normal(0, 8, 3)
+        self.shirt = rng.uniform(25, 225, 3)
+        self.width, self.height, self.eye = rng.normal(0, 0.02), rng.normal(0, 0.02), rng.normal(0, 0.005)
+        self.mouth, self.nose = rng.uniform(0.30, 0.42), rng.uniform(0.8, 1.2)
+        length = rng.uniform(0.5, 1.15)
+        self.long_hair = length if woman and self.age > 0.15 and rng.random() < 0.8 else 0.0
+        self.fringe = rng.uniform(-0.05, 0.10)
+        self.beard = adult and not woman and rng.random() < 0.5
+        self.balding = adult and not woman and rng.random() < 0.7
+        self.glasses = rng.random() < 0.1
 
 
-@dataclass(frozen=True)
 class Pose:
-    """How the head is held in one image: tilt and turn in degrees, shift in halves of the image's side."""
+    """A random pose of the head in one image: tilt and turn in degrees, shift in halves of the image's side."""
 
-    tilt: float
-    turn: float
-    shift: tuple[float, float]
-
-
-def person(rng: np.random.Generator, group: int) -> Person:
-    """Draw a random person of age group 0..7."""
-    age = (group + 0.5 + rng.uniform(-AGE_SPREAD, AGE_SPREAD)) / GROUPS
-    woman, adult = rng.random() < 0.5, age > 0.36
-    return Person(
-        age=age,
-        skin=SKINS[rng.integers(len(SKINS))] + rng.normal(0, 7, 3),
-        hair=HAIRS[rng.integers(len(HAIRS))] + rng.normal(0, 8, 3),
-        iris=EYES[rng.integers(len(EYES))] + rng.normal(0, 8, 3),
-        shirt=rng.uniform(25, 225, 3),
-        width=rng.normal(0, 0.02),
-        height=rng.normal(0, 0.02),
-        eye=rng.normal(0, 0.005),
-        mouth=rng.uniform(0.30, 0.42),
-        nose=rng.uniform(0.8, 1.2),
-        long_hair=float(rng.uniform(0.5, 1.15) * (woman and age > 0.15 and rng.random() < 0.8)),
-        fringe=rng.uniform(-0.05, 0.10),
-        beard=bool(adult and not woman and rng.random() < 0.5),
-        balding=bool(adult and not woman and rng.random() < 0.7),
-        glasses=bool(rng.random() < 0.1),
-    )
-
-
-def pose(rng: np.random.Generator) -> Pose:
-    """Draw a random pose for one image."""
-    tilt, turn = float(rng.normal(0, 8)), float(rng.normal(0, 9))
-    right, down = rng.normal(0, 0.06, 2).tolist()
-    return Pose(tilt, turn, (right, down))
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.tilt, self.turn = float(rng.normal(0, 8)), float(rng.normal(0, 9))
+        self.shift = rng.normal(0, 0.06, 2).tolist()
 
 
 class _Pen:
@@ -148,9 +115,8 @@ def draw(who: Person, how: Pose, rng: np.random.Generator, size: int = 64) -> Ar
     grey = min(1.0, max(0.0, (cue(1.5) - 0.55) * 2.5))
     hair = who.hair * (1 - grey) + np.array([214, 213, 210]) * grey
     bald = who.balding * min(0.6, max(0.0, (cue(1.5) - 0.45) * 1.3))
-    scalp = hair * (1 - 0.75 * baby) + skin * 0.75 * baby
     line = -h * (0.60 + 0.32 * bald - who.fringe * (1 - bald) + 0.10 * baby)
-    _head(pen, who, skin, hair, scalp, grow, bald, baby, line, cue)
+    _head(pen, who, skin, hair, grow, bald, baby, line, cue)
     _wrinkles(pen, skin, line, who.beard, cue, rng)
     _nose_and_mouth(pen, who, skin, hair, grow, cue, rng)
     _eyes(pen, who, skin, hair * (1 - 0.25 * (1 - grey)), grow, cue, rng)
@@ -171,12 +137,11 @@ def _background(rng: np.random.Generator, side: int) -> Image.Image:
 
 
 def _head(
-    pen: _Pen, who: Person, skin: Array, hair: Array, scalp: Array, grow: float, bald: float, baby: float, line: float,
-    cue: Cue,
+    pen: _Pen, who: Person, skin: Array, hair: Array, grow: float, bald: float, baby: float, line: float, cue: Cue
 ) -> None:  # fmt: skip
     """Draw long hair, shirt, neck, ears, face, hair and beard; `line` is the height of the hair line."""
     w, h = pen.w, pen.h
-    shadow = skin * 0.78
+    shadow, scalp = skin * 0.78, hair * (1 - 0.75 * baby) + skin * 0.75 * baby
     if who.long_hair:
         fall = h * who.long_hair
         back = OUTLINE * [w * 1.2, h * 1.08]
@@ -195,12 +160,11 @@ def _head(
     for side in (-1, 1):
         blush = CIRCLE * [0.22 * w, 0.16 * h] + [side * 0.52 * w, 0.30 * h]
         pen.fill(blush, skin * (1 - np.array([-0.02, 0.09, 0.08]) * (1 - 0.8 * grow)), depth=0)
-    edge = HAIR_LINE * [w, 0]
-    bow = 1 - (HAIR_LINE[:, 0] / 0.97) ** 2
-    temples = np.abs(HAIR_LINE[:, 0]) ** 4 * 0.55 * h * (1 - 0.4 * baby)
-    edge[:, 1] = line + temples + bald * h * 0.25 * (np.abs(HAIR_LINE[:, 0]) ** 2 - 0.25 * bow)
+    bow = 1 - (HAIR_LINE / 0.97) ** 2
+    temples = np.abs(HAIR_LINE) ** 4 * 0.55 * h * (1 - 0.4 * baby)
+    heights = line + temples + bald * h * 0.25 * (np.abs(HAIR_LINE) ** 2 - 0.25 * bow)
+    edge = np.stack([HAIR_LINE * w, np.maximum(heights, -h * 0.99)], axis=1)
     crown = 1.09 - 0.09 * min(1.0, bald * 2) - 0.06 * baby
-    edge[:, 1] = np.maximum(edge[:, 1], -h * 0.99)
     pen.fill(np.concatenate([CAP * [w * 1.06, h * crown], edge]), scalp)
     if who.beard:
         outer = CHIN * [w, h * 1.02]
@@ -212,10 +176,9 @@ def _head(
 def _wrinkles(pen: _Pen, skin: Array, line: float, beard: bool, cue: Cue, rng: np.random.Generator) -> None:
     """Draw wrinkles on the forehead, beside the mouth and on the chin."""
     w, h = pen.w, pen.h
-    thin = 0.016
     for k in range(round(5 * max(0.0, (cue() - 0.4) * 1.8))):
         y, bend = line + h * (0.10 + 0.085 * k), rng.normal(0, 0.02)
-        pen.line([[-0.52 * w, y + bend], [0, y - 0.02], [0.52 * w, y + bend]], skin * 0.78, thin)
+        pen.line([[-0.52 * w, y + bend], [0, y - 0.02], [0.52 * w, y + bend]], skin * 0.78, 0.016)
     fold = min(1.0, max(0.0, (cue() - 0.3) * 1.6))
     chin = min(1.0, max(0.0, (cue() - 0.5) * 1.6))
     for side in (-1, 1):
@@ -224,7 +187,7 @@ def _wrinkles(pen: _Pen, skin: Array, line: float, beard: bool, cue: Cue, rng: n
         if not beard:
             pen.line(np.array([[0.38, 0.66], [0.36, 0.80]]) * [side * w, h], skin * (1 - 0.30 * chin), 0.022)
     if not beard and chin > 0.2:
-        pen.line(np.array([[-0.2, 0.80], [0, 0.83], [0.2, 0.80]]) * [w, h], skin * (1 - 0.25 * chin), thin)
+        pen.line(np.array([[-0.2, 0.80], [0, 0.83], [0.2, 0.80]]) * [w, h], skin * (1 - 0.25 * chin), 0.016)
 
 
 def _nose_and_mouth(
@@ -233,9 +196,8 @@ def _nose_and_mouth(
     w, h = pen.w, pen.h
     tip, wide = h * (0.20 + 0.13 * grow), w * (0.10 + 0.07 * grow) * who.nose
     pen.fill(CIRCLE * [wide, 0.055 * h] + [0, tip], skin * 0.93, depth=0.06)
-    pen.line(
-        [[wide * 0.6, tip - 0.24 * h], [wide * 0.75, tip - 0.06 * h]], skin * (0.92 - 0.08 * grow), 0.03, depth=0.05
-    )
+    ridge = [[wide * 0.6, tip - 0.24 * h], [wide * 0.75, tip - 0.06 * h]]
+    pen.line(ridge, skin * (0.92 - 0.08 * grow), 0.03, depth=0.05)
     for side in (-1, 1):
         pen.fill(CIRCLE * [wide * 0.24, 0.018 * h] + [side * wide * 0.5, tip + 0.03 * h], skin * 0.55, depth=0.06)
     y, half = h * (0.60 + 0.01 * grow), w * who.mouth
@@ -248,9 +210,8 @@ def _nose_and_mouth(
     lips = skin * [0.86, 0.58, 0.58]
     pen.fill(np.concatenate([between, upper]), lips * 0.92, depth=0.02)
     pen.fill(np.concatenate([between, lower]), lips * 1.06, depth=0.02)
-    teeth = rng.random() < 0.25 and bend > 0
     pen.line(between, lips * 0.6, 0.02, depth=0.02)
-    if teeth:
+    if rng.random() < 0.25 and bend > 0:
         pen.line(between[2:-2], TEETH, 0.035, depth=0.02)
     if who.beard:
         pen.line(between * [1.25, 1] - [0, thick + 0.05], hair * 0.75 + skin * 0.25, 0.07, depth=0.02)

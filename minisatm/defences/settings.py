@@ -12,15 +12,12 @@ RELATIVES = "relatives of SATM"
 @dataclass
 class RelativeSettings:
     # fmt: off
-    own_examples: bool = setting(
-        False, "a network also learns from the examples that it crafts itself", RELATIVES, of=("ensemble", "cascade"),
-        source="Tramer et al. 2018: on")
-    r_embedding: float = setting(
-        0.01, "weight of the distance between the features of an image and of its adversarial example", RELATIVES,
-        least=0, source=OURS, of=("cascade",))
-    temperature: float = setting(
-        20.0, "the number that the logits are divided by in the losses of teacher and student", RELATIVES, least=1,
-        most=1000, source="Papernot et al. 2016: 20", of=("distillation",))
-    r_penalty: float = setting(
-        0.03, "weight of the squared L2 norm of the input gradient", RELATIVES, least=0, source=OURS, of=("penalty",))
+    own_examples: bool = setting(False, "a network also learns from the examples that it crafts itself", RELATIVES,
+        of=("ensemble", "cascade"), source="Tramer et al. 2018: on")
+    r_embedding: float = setting(0.01, "weight of the distance between the features of an image and of its "
+        "adversarial example", RELATIVES, least=0, source=OURS, of=("cascade",))
+    temperature: float = setting(20.0, "the number that the logits are divided by in the losses of teacher and student",
+        RELATIVES, least=1, most=1000, source="Papernot et al. 2016: 20", of=("distillation",))
+    r_penalty: float = setting(0.03, "weight of the squared L2 norm of the input gradient", RELATIVES, least=0,
+        source=OURS, of=("penalty",))
     # fmt: on

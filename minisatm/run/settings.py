@@ -31,101 +31,78 @@ class Settings(RelativeSettings):
     """Everything that decides a run's numbers; config.json holds it. A new setting is one new field here."""
 
     # fmt: off
-    preset: str = setting(
-        "toy", "the values to start from: toy takes minutes, smoke seconds, paper days on a CPU", RUN,
+    preset: str = setting("toy", "the values to start from: toy takes minutes, smoke seconds, paper days on a CPU", RUN,
         choices=("toy", "smoke", "paper"))
-    method: str = setting(
-        "compare", "what to train. compare: networks on clean images, and from there each of control (more clean "
-        "images), ensemble and satm; any other method: clean images, then this method alone", RUN, choices=tuple(PLANS),
-        paper="satm")
+    method: str = setting("compare", "what to train. compare: networks on clean images, and from there each "
+        "of control (more clean images), ensemble and satm; any other method: clean images, then this method alone",
+        RUN, choices=tuple(PLANS), paper="satm")
     seed: int = setting(0, "random seed: the same one gives the same run on the same machine", RUN, least=0)
-    backend: str = setting(
-        "numpy", "numpy, plain (every kernel as its formula says, slow: for reading) or cupy (a GPU)", RUN,
-        choices=("numpy", "plain", "cupy"))
+    backend: str = setting("numpy", "numpy, plain (every kernel as its formula says, slow: for reading) or "
+        "cupy (a GPU)", RUN, choices=("numpy", "plain", "cupy"))
     tf32: bool = setting(False, "convolve in TF32 on a GPU, faster and less exact than float32", RUN)
 
-    networks: tuple[str, ...] = setting(
-        ("vgg16", "resnet50"), f"networks to train, each KIND or NAME=KIND; KIND is one of {', '.join(models.NAMES)}",
-        NETWORKS, paper=("vgg16", "resnet50"), metavar="A,B")
-    holdout: str = setting(
-        "resnet101", "kind of the hold-out, which attacks the networks but never helps to train them; none: no "
-        "hold-out", NETWORKS, paper="resnet101", metavar="KIND")
-    weights: tuple[str, ...] = setting(
-        (), "weights files to start from: one for each network, then one for the hold-out if there is one", NETWORKS,
-        unset="random weights", metavar="A.h5,B.h5")
+    networks: tuple[str, ...] = setting(("vgg16", "resnet50"), f"networks to train, each KIND or NAME=KIND; "
+        f"KIND is one of {', '.join(models.NAMES)}", NETWORKS, paper=("vgg16", "resnet50"), metavar="A,B")
+    holdout: str = setting("resnet101", "kind of the hold-out, which attacks the networks but never helps to "
+        "train them; none: no hold-out", NETWORKS, paper="resnet101", metavar="KIND")
+    weights: tuple[str, ...] = setting((), "weights files to start from: one for each network, then "
+        "one for the hold-out if there is one", NETWORKS, unset="random weights", metavar="A.h5,B.h5")
     width: float = setting(0.125, "factor on every channel count", NETWORKS, least=1 / 512, most=16, paper=1.0)
     size: int = setting(48, "side of the input images", NETWORKS, least=8, most=2048, unit="pixels", paper=224)
-    dropout: float = setting(
-        0.0, "share of units that dropout sets to 0 in VGG's dense layers; the mnist_ networks have rates of their own",
-        NETWORKS, least=0, most=0.99, source=OURS)
+    dropout: float = setting(0.0, "share of units that dropout sets to 0 in VGG's dense layers; the "
+        "mnist_ networks have rates of their own", NETWORKS, least=0, most=0.99, source=OURS)
 
-    data: str = setting(
-        "faces", "data set; without --data-dir the program draws the faces", DATA,
+    data: str = setting("faces", "data set; without --data-dir the program draws the faces", DATA,
         choices=("faces", "adience", "mnist", "folder"), source="paper adience")
     data_dir: str = setting("", "folder of the data set", DATA, unset="none", metavar="DIR")
     faces: int = setting(7000, "number of faces to draw", DATA, least=1)
     fold: int = setting(0, "fold whose images are the test images, of faces and Adience", DATA, choices=range(5))
-    labels: str = setting(
-        "strict", "Adience's age labels. strict: the eight groups; strict+fix: also (25, 23), read as (25, 32); "
-        "mapped: every age, in the nearest group", DATA, choices=("strict", "strict+fix", "mapped"), source=OURS)
+    labels: str = setting("strict", "Adience's age labels. strict: the eight groups; strict+fix: also (25, 23), "
+        "read as (25, 32); mapped: every age, in the nearest group", DATA, choices=("strict", "strict+fix", "mapped"),
+        source=OURS)
     augment: bool = setting(True, "mirror and shift the training images at random", DATA, source=OURS)
 
-    attack: str = setting(
-        "r_fgsm", "attack that crafts the adversarial images, in training and in tests; the paper calls r_fgsm "
-        "R+Step-LL", LOSSES, choices=tuple(ATTACKS), paper="r_fgsm", metavar="NAME")
-    epsilon: float = setting(
-        16 / 256, "largest change that the attack makes to a pixel", LOSSES, least=0, most=1, unit=PIXELS,
-        paper=16 / 256)
-    alpha: float | None = setting(
-        None, "size of the random step before the gradient step, below epsilon", LOSSES, least=0, most=1, unit=PIXELS,
-        source="paper epsilon/2", unset="epsilon/2")
+    attack: str = setting("r_fgsm", "attack that crafts the adversarial images, in training and in tests; "
+        "the paper calls r_fgsm R+Step-LL", LOSSES, choices=tuple(ATTACKS), paper="r_fgsm", metavar="NAME")
+    epsilon: float = setting(16 / 256, "largest change that the attack makes to a pixel", LOSSES, least=0, most=1,
+        unit=PIXELS, paper=16 / 256)
+    alpha: float | None = setting(None, "size of the random step before the gradient step, below epsilon", LOSSES,
+        least=0, most=1, unit=PIXELS, source="paper epsilon/2", unset="epsilon/2")
     r_adv: float = setting(1.0, "weight of the adversarial loss", LOSSES, least=0, source=OURS)
     r_da: float = setting(0.1, "weight of the domain loss", LOSSES, least=0, source=OURS)
-    domain: str = setting(
-        "reversal", "domain classifier of ensemble and satm, which makes clean and adversarial features alike. "
-        "reversal: behind a gradient reversal (strength 1, width 256 and the choice of features, fc7 or the global "
-        "average pool, are ours); adda: trained against the network; none: no classifier", LOSSES,
+    domain: str = setting("reversal", "domain classifier of ensemble and satm, which makes clean and adversarial "
+        "features alike. reversal: behind a gradient reversal (strength 1, width 256 and the choice of features, fc7 "
+        "or the global average pool, are ours); adda: trained against the network; none: no classifier", LOSSES,
         choices=("none", *DOMAINS), paper="reversal")
-    loss_norm: str = setting(
-        "sum", "clean and adversarial loss together. sum: their sum; half: their mean, as Tramer et al. 2018", LOSSES,
-        choices=("sum", "half"), paper="sum")
-    craft_mode: str = setting(
-        "eval", "batch norm while an attack crafts. eval: with running statistics; train: with those of the batch",
-        LOSSES, choices=("eval", "train"), source=OURS)
-    bn_batches: str = setting(
-        "joint", "batch norm in training. joint: clean and adversarial images are one batch; separate: two batches",
-        LOSSES, choices=("joint", "separate"), source=OURS)
+    loss_norm: str = setting("sum", "clean and adversarial loss together. sum: their sum; half: their mean, as "
+        "Tramer et al. 2018", LOSSES, choices=("sum", "half"), paper="sum")
+    craft_mode: str = setting("eval", "batch norm while an attack crafts. eval: with running statistics; "
+        "train: with those of the batch", LOSSES, choices=("eval", "train"), source=OURS)
+    bn_batches: str = setting("joint", "batch norm in training. joint: clean and adversarial images are one batch; "
+        "separate: two batches", LOSSES, choices=("joint", "separate"), source=OURS)
 
     optimizer: str = setting("sgd", "sgd (with momentum) or adam", TRAINING, choices=tuple(OPTIMISERS), paper="sgd")
-    learning_rate: tuple[float, ...] = setting(
-        (), "one learning rate for all networks, or one each, the last also for the hold-out; the paper prints 1e-5 as "
-        "e^-5", TRAINING, least=0, paper=(1e-5,), metavar="R[,R]",
-        unset=f"sgd {SGD_RATES['vgg16']} for vgg16 and {SGD_RATE} for others, adam {ADAM_RATE}")
-    da_learning_rate: float | None = setting(
-        None, "learning rate of the domain classifier, whose loss is also multiplied by r_da", TRAINING, least=0,
-        source=OURS, unset="its network's")
+    learning_rate: tuple[float, ...] = setting((), "one learning rate for all networks, or one each, "
+        "the last also for the hold-out; the paper prints 1e-5 as e^-5", TRAINING, least=0, paper=(1e-5,),
+        metavar="R[,R]", unset=f"sgd {SGD_RATES['vgg16']} for vgg16 and {SGD_RATE} for others, adam {ADAM_RATE}")
+    da_learning_rate: float | None = setting(None, "learning rate of the domain classifier, whose loss is also "
+        "multiplied by r_da", TRAINING, least=0, source=OURS, unset="its network's")
     momentum: float = setting(0.9, "momentum of sgd", TRAINING, least=0, most=0.999, source=OURS)
-    weight_decay: float = setting(
-        0.0, "weight decay: each weight times this is added to its gradient", TRAINING, least=0, source=OURS)
-    schedule: str = setting(
-        "cosine", "learning rate over the steps: constant, or falling to 0 along a cosine", TRAINING,
-        choices=("constant", "cosine"), source=OURS)
-    warmup: int = setting(
-        20, "number of steps at the start in which the learning rate rises linearly", TRAINING, least=0, source=OURS)
-    clip: float | None = setting(
-        1.0, "largest norm of a network's gradient, a longer gradient is scaled down to it; 0: no limit", TRAINING,
-        least=0, source=OURS, unset="no limit")
+    weight_decay: float = setting(0.0, "a weight times this is added to its gradient", TRAINING, least=0, source=OURS)
+    schedule: str = setting("cosine", "learning rate over the steps: constant, or falling to 0 along a cosine",
+        TRAINING, choices=("constant", "cosine"), source=OURS)
+    warmup: int = setting(20, "number of steps at the start in which the learning rate rises linearly", TRAINING,
+        least=0, source=OURS)
+    clip: float | None = setting(1.0, "largest norm of a network's gradient, a longer gradient is scaled down to it; "
+        "0: no limit", TRAINING, least=0, source=OURS, unset="no limit")
     batch: int = setting(32, "images in a batch", TRAINING, least=1, paper=8)
     iterations: int = setting(250, "steps of each method", TRAINING, least=0, paper=10_000)
-    clean_iterations: int = setting(
-        400, "steps on clean images before the method; 0: none", TRAINING, least=0, source=OURS)
-    patience: int = setting(
-        5, "training stops after so many evaluations in a row without a lower validation loss; 0: never", TRAINING,
-        least=0, source=OURS)
-    evaluate_every: int = setting(
-        0, "steps between two evaluations on validation images; 0: an epoch", TRAINING, least=0)
-    evaluate_images: int = setting(
-        256, "number of training and of validation images for an evaluation", TRAINING, least=1)
+    clean_iterations: int = setting(400, "clean steps before the method; 0: none", TRAINING, least=0, source=OURS)
+    patience: int = setting(5, "training stops after so many evaluations in a row without a lower validation loss; "
+        "0: never", TRAINING, least=0, source=OURS)
+    evaluate_every: int = setting(0, "steps between evaluations on validation images; 0: an epoch", TRAINING, least=0)
+    evaluate_images: int = setting(256, "number of training and of validation images for an evaluation", TRAINING,
+        least=1)
     test_images: int = setting(0, "number of test images for the final table; 0: all", TRAINING, least=0)
     # fmt: on
 
@@ -142,24 +119,16 @@ class Settings(RelativeSettings):
             raise InputError(f"--alpha is the size of a random step, and {self.attack} has none: leave it out.")
         if self.tf32 and self.backend != "cupy":
             raise InputError("--tf32 is a way of computing on a GPU: give --backend cupy too, or leave it out.")
-        self._check_counts()
-        return self
-
-    def _check_counts(self) -> None:
         given = len(self.networks)
         if self.method in NEED_TWO and given < 2:
-            raise InputError(
-                f"{self.method} trains networks on one another's examples and needs two or more, got {given}."
-            )
+            why = "trains networks on one another's examples"
+            raise InputError(f"{self.method} {why} and needs two or more, got {given}.")
         if len(self.weights) not in (0, given, given + (self.holdout != "none")):
-            raise InputError(
-                f"--weights names {len(self.weights)} files for {given} networks: name one each, with commas, and one "
-                "more for the hold-out if you have it."
-            )
-        if len(self.learning_rate) not in (0, 1, given):
-            raise InputError(
-                f"--learning-rate has {len(self.learning_rate)} values for {given} networks: give one, or one each."
-            )
+            files = f"--weights names {len(self.weights)} files for {given} networks"
+            raise InputError(f"{files}: name one each, with commas, and one more for the hold-out if you have it.")
+        if (rates := len(self.learning_rate)) not in (0, 1, given):
+            raise InputError(f"--learning-rate has {rates} values for {given} networks: give one, or one each.")
+        return self
 
     def named_networks(self) -> dict[str, str]:
         """{name: kind}; a kind that comes twice without names is numbered."""
@@ -168,14 +137,10 @@ class Settings(RelativeSettings):
             name, _, kind = entry.rpartition("=")
             name = name or kind
             if not re.fullmatch(r"\w[\w.+-]*", name) or name.startswith("hold-out"):
-                raise InputError(
-                    f"--networks: {name!r} cannot be the name of a network's files: use letters, digits and . _ + -"
-                    " (and no name that begins with hold-out)."
-                )
+                wrong = f"--networks: {name!r} cannot be the name of a network's files"
+                raise InputError(f"{wrong}: use letters, digits and . _ + - (but not hold-out at its beginning).")
             if name in named and "=" in entry:
-                raise InputError(
-                    f"two networks are called {name!r}: give each a name of its own, like a=resnet50,b=resnet50."
-                )
+                raise InputError(f"two networks are called {name!r}: give each a name of its own (a=vgg16,b=vgg16).")
             if name in named:
                 name = next(numbered for n in count(2) if (numbered := f"{kind}-{n}") not in named)
             named[name] = kind
@@ -203,28 +168,22 @@ def choices(name: str) -> Sequence[Any]:
 PRESETS: dict[str, dict[str, Any]] = {
     # One and a half times the paper's epsilon, at a fifth of its image side; too few epochs for augmentation to pay.
     "toy": dict(
-        epsilon=24 / 256, augment=False, clean_iterations=500, iterations=200, evaluate_every=50, evaluate_images=96,
-    ),
+        epsilon=24 / 256, augment=False, clean_iterations=500, iterations=200, evaluate_every=50, evaluate_images=96),
     "smoke": dict(
         method="satm", holdout="none", width=1 / 16, size=32, batch=16, faces=600, clean_iterations=40, iterations=20,
-        warmup=5, evaluate_every=20, evaluate_images=64, test_images=200,
-    ),
+        warmup=5, evaluate_every=20, evaluate_images=64, test_images=200),
     # The paper's values, and our choices where it gives none.
     "paper": {s.name: s.paper for s in declarations() if s.paper is not None} | dict(
-        dropout=0.5, schedule="constant", warmup=0, clip=None, clean_iterations=10_000, faces=8000,
-    ),
+        dropout=0.5, schedule="constant", warmup=0, clip=None, clean_iterations=10_000, faces=8000),
 }  # fmt: skip
 
 # Digits are easy: more steps on smaller images reach 98 % and more in the same time. Epsilon is Tramer's.
-MNIST = dict(
-    size=32, epsilon=0.3, clean_iterations=1800, iterations=400, evaluate_every=200, evaluate_images=256,
-)  # fmt: skip
+MNIST = dict(size=32, epsilon=0.3, clean_iterations=1800, iterations=400, evaluate_every=200, evaluate_images=256)
 
 
 def from_preset(name: str, changes: dict[str, Any]) -> Settings:
     """A preset with some fields changed, checked."""
-    if not isinstance(name, str) or name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}.")
+    check_choice("preset", name, tuple(PRESETS))
     for_data = MNIST if name == "toy" and changes.get("data") == "mnist" else {}
     return Settings(**{"preset": name, **PRESETS[name], **for_data, **changes}).check()
 
@@ -239,9 +198,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({problem}).") from problem
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold settings by name: give a config.json of a run.")
-    known = set(declared(Settings))
-    unknown = sorted(set(values) - known)
-    if unknown:
+    known = declared(Settings)
+    if unknown := sorted(set(values) - set(known)):
         raise InputError(f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}.")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
