@@ -283,9 +283,9 @@ def test_ctrl_c_keeps_what_was_measured(run, tmp_path, monkeypatch):
 
 @pytest.mark.peer
 def test_the_readme_example_lets_art_attack_a_network(tmp_path):
-    """The README's own lines; ART's PGD without a random start then is iterative FGSM, pixel by pixel."""
+    """The lines of USING.md; ART's PGD without a random start then is iterative FGSM, pixel by pixel."""
     pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed; it is only an optional peer")
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+    text = (Path(__file__).parent.parent / "minisatm" / "USING.md").read_text()
     (code,) = (b for b in re.findall(r"(?:^    .*\n|^\n)+", text, flags=re.M) if "from art." in b)
     said: dict = {}
     exec(textwrap.dedent(code), said)
