@@ -64,5 +64,4 @@ def _domain_loss(logits: Tensor, clean: int) -> Tensor:
     """Mean binary cross-entropy of logits (N,): the first `clean` have the clean label, the others the adversarial."""
     labels = np.full(len(logits), ADVERSARIAL_LABEL, logits.dtype)
     labels[:clean] = CLEAN_LABEL
-    loss: Tensor = ops.binary_cross_entropy(logits, Tensor(array_module(logits.data).asarray(labels)))
-    return loss
+    return ops.binary_cross_entropy(logits, Tensor(array_module(logits.data).asarray(labels)))

@@ -57,9 +57,8 @@ def build(
     if name not in NAMES:
         raise InputError(f"unknown network {name!r}: choose one of {', '.join(NAMES)}.")
     asked = dict(classes=classes, width=width, size=size, channels=channels)
-    shape: dict[str, Any] = {
-        field: saved.get(field, default) if asked[field] is None else asked[field] for field, default in SHAPE.items()
-    }
+    shape: dict[str, Any] = SHAPE | {field: saved[field] for field in SHAPE if field in saved}
+    shape |= {field: value for field, value in asked.items() if value is not None}
     if shape["classes"] < 2 or shape["width"] <= 0 or shape["size"] < 1 or shape["channels"] not in (1, 3):
         raise InputError(
             f"cannot build {name} with {', '.join(f'{field}={value}' for field, value in shape.items())}: choose 2 or "

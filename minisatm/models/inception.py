@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,15 +76,9 @@ MIXED_8 = [((320, 1),), ((384, 1), FORK), ((448, 1), (384, 3), FORK), (AVG, (192
 V3 = {
     "stem": STEM,
     "stage35": (mixed_35(64, 32), mixed_35(64, 64), mixed_35(64, 64)),
-    "stage17": (
-        [((384, 3, 2),), ((64, 1), (96, 3), (96, 3, 2)), (MAX,)],
-        *(mixed_17(n) for n in (128, 160, 160, 192)),
-    ),
-    "stage8": (
-        [((192, 1), (320, 3, 2)), ((192, 1), (192, ROW), (192, COLUMN), (192, 3, 2)), (MAX,)],
-        *(MIXED_8, MIXED_8),
-    ),
-}  # fmt: skip
+    "stage17": ([((384, 3, 2),), ((64, 1), (96, 3), (96, 3, 2)), (MAX,)], *map(mixed_17, (128, 160, 160, 192))),
+    "stage8": ([((192, 1), (320, 3, 2)), ((192, 1), (192, ROW), (192, COLUMN), (192, 3, 2)), (MAX,)], MIXED_8, MIXED_8),
+}
 
 BLOCK_35 = [((32, 1),), ((32, 1), (32, 3)), ((32, 1), (48, 3), (64, 3))]
 BLOCK_17 = [((192, 1),), ((128, 1), (160, ROW), (192, COLUMN))]
@@ -92,36 +87,17 @@ BLOCK_8 = [((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1)))]
 RESNET_V2 = {
     "stem": STEM,
     "stage35": (mixed_35(96, 64), *(Res(BLOCK_35, 0.17),) * 10),
-    "stage17": (
-        [((384, 3, 2),), ((256, 1), (256, 3), (384, 3, 2)), (MAX,)],
-        *(Res(BLOCK_17, 0.1),) * 20,
-    ),
+    "stage17": ([((384, 3, 2),), ((256, 1), (256, 3), (384, 3, 2)), (MAX,)], *(Res(BLOCK_17, 0.1),) * 20),
     "stage8": (
         [((256, 1), (384, 3, 2)), ((256, 1), (288, 3, 2)), ((256, 1), (288, 3), (320, 3, 2)), (MAX,)],
-        *(Res(BLOCK_8, 0.2),) * 9,
-        Res(BLOCK_8, 1.0, relu=False),
-        (1536, 1),
+        *(Res(BLOCK_8, 0.2),) * 9, Res(BLOCK_8, 1.0, relu=False), (1536, 1),
     ),
-}
+}  # fmt: skip
 
 INCEPTIONS: dict[str, tuple[type[InceptionDefinition], dict[str, Any]]] = {
     "inception_v3": (InceptionDefinition, V3),
     "inception_resnet_v2": (InceptionResNetDefinition, RESNET_V2),
 }
-
-
-class Pool(Module):
-    """A 3x3 pool: "avg" keeps the size of the image, "max" halves it."""
-
-    def __init__(self, kind: str, count_padding: bool) -> None:
-        self.kind, self.count_padding = kind, count_padding
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.kind == MAX:
-            x = ops.max_pool(x, kernel=3, stride=2)
-        else:
-            x = ops.avg_pool(x, kernel=3, stride=1, padding=1, count_padding=self.count_padding)
-        return x
 
 
 class Mixed(Module):
@@ -135,8 +111,7 @@ class Mixed(Module):
             self.filters += filters
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = ops.concat(*(run(getattr(self, f"branch{b}"), x) for b in range(1, self.branches + 1)), axis=-1)
-        return x
+        return ops.concat(*(run(getattr(self, f"branch{b}"), x) for b in range(1, self.branches + 1)), axis=-1)
 
 
 class Residual(Mixed):
@@ -156,13 +131,15 @@ class Residual(Mixed):
         return ops.add_relu(x, y) if self.relu else x + y
 
 
-def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: Rng) -> tuple[list[Module], int]:
+def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: Rng) -> tuple[list[Any], int]:
     """The layers of these steps, and the number of channels that come out of the last."""
     layers: list[Any] = []
     norm: dict[str, Any] = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=1.0 if d.bn_scale else None)
     for step in steps:
-        if step in (AVG, MAX):
-            layers.append(Pool(step, d.count_padding))
+        if step == MAX:  # halves the image
+            layers.append(partial(ops.max_pool, kernel=3, stride=2))
+        elif step == AVG:  # keeps its size
+            layers.append(partial(ops.avg_pool, kernel=3, stride=1, padding=1, count_padding=d.count_padding))
         elif isinstance(step, list | Res):
             block: Any = Mixed if isinstance(step, list) else Residual
             layers.append(block(channels, step, width, d, rng))
@@ -175,7 +152,7 @@ def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: 
     return layers, channels
 
 
-def run(layers: list[Module], x: Tensor) -> Tensor:
+def run(layers: list[Any], x: Tensor) -> Tensor:
     """x through the layers, one after the other."""
     for layer in layers:
         x = layer(x, relu=True) if isinstance(layer, ConvNorm) else layer(x)
@@ -214,8 +191,4 @@ class Inception(Network):
         x = self.normalize(x)
         for stage in self.plan:
             x = run(getattr(self, stage), x)
-        x = ops.global_avg_pool(x)
-        return x
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.fc(features)
+        return ops.global_avg_pool(x)

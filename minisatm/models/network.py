@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backend import on_gpu, placed
 from ..errors import InputError
-from ..layers import Module, Normalize
+from ..layers import Linear, Module, Normalize
 from ..parallel import one_blas_thread
 from ..tape import no_grad
 from ..tensor import Tensor
@@ -67,16 +67,17 @@ class Network(Module):
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """(N, feature_width) -> (N, classes)."""
-        raise NotImplementedError
+        """The last layer: (N, feature_width) -> (N, classes)."""
+        last: Linear = getattr(self, self.top)
+        return last(features)
 
-    def as_function(self) -> Callable[[Any], tuple[Any, Callable[[Any], Any]]]:
+    def as_function(self) -> Callable[[Array], tuple[Array, Callable[[Array], Array]]]:
         """This network in eval mode as a function of arrays, for other libraries: images -> (logits, vjp).
 
         vjp(g) is the gradient of <g, logits> with respect to the images (N, size, size, channels) in [0, 1].
         """
 
-        def function(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        def function(x: Array) -> tuple[Array, Callable[[Array], Array]]:
             with self.mode(False):
                 return self.logits_and_vjp(x)
 
