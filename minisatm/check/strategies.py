@@ -97,8 +97,7 @@ def _broadcast_pair(draw: Draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @case("add", "sub", "mul")
 def _binary(draw: Draw) -> Case:
-    a, b = _broadcast_pair(draw)
-    rng = rng_of(draw)
+    (a, b), rng = _broadcast_pair(draw), rng_of(draw)
     arrays: list[Any] = [grid(rng, a), grid(rng, b)]
     scalar = draw(st.sampled_from([None, None, None, 0, 1]))  # now and then one of them is a Python scalar
     if scalar is not None:
@@ -181,26 +180,20 @@ def _concat(draw: Draw) -> Case:
     shape = draw(shapes(1, 4, 3))
     axis = draw(st.integers(-len(shape), len(shape) - 1))
     rng, sizes = rng_of(draw), draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
-    arrays = []
-    for n in sizes:
-        one = list(shape)
-        one[axis] = n
-        arrays.append(grid(rng, tuple(one)))
-    return arrays, {"axis": axis}
+    axis_number = axis % len(shape)
+    return [grid(rng, (*shape[:axis_number], n, *shape[axis_number + 1 :])) for n in sizes], {"axis": axis}
 
 
 @case("matmul")
 def _matmul(draw: Draw) -> Case:
     a, b = _broadcast_pair(draw)
-    m, k, n = (draw(st.integers(1, 3)) for _ in range(3))
-    rng = rng_of(draw)
+    (m, k, n), rng = (draw(st.integers(1, 3)) for _ in range(3)), rng_of(draw)
     return [grid(rng, (*a[-2:], m, k)), grid(rng, (*b[-2:], k, n))], {}
 
 
 @case("linear")
 def _linear(draw: Draw) -> Case:
-    n, d, f = (draw(st.integers(1, 4)) for _ in range(3))
-    rng = rng_of(draw)
+    (n, d, f), rng = (draw(st.integers(1, 4)) for _ in range(3)), rng_of(draw)
     arrays = [grid(rng, (n, d)), grid(rng, (d, f)), grid(rng, (f,))]
     return arrays[: draw(st.integers(2, 3))], {}
 
@@ -241,26 +234,25 @@ def _away_from_zero(before_relu: Any) -> bool:
     return bool(np.abs(before_relu).min(initial=1.0) > 0.01)
 
 
-def _pool(draw: Draw) -> Case:
+def _pool(draw: Draw, option: str) -> Case:
     kernel = draw(_kernels | st.integers(1, 3))
     window = (kernel, kernel) if isinstance(kernel, int) else kernel
     equal = st.integers(0, min(window) - 1)
     padding = draw(st.sampled_from(["same", "valid"]) | equal | _sides(window, 2))
     shape = (draw(st.integers(1, 2)), *_size(draw, window, padding), draw(st.integers(1, 2)))
     stride = draw(_strides | st.none())
-    return [distinct(rng_of(draw), shape)], {"kernel": kernel, "stride": stride, "padding": padding}
+    chosen = {"kernel": kernel, "stride": stride, "padding": padding, option: draw(st.booleans())}
+    return [distinct(rng_of(draw), shape)], chosen
 
 
 @case("max_pool")
 def _max_pool(draw: Draw) -> Case:
-    arrays, chosen = _pool(draw)
-    return arrays, {**chosen, "ceil": draw(st.booleans())}
+    return _pool(draw, "ceil")
 
 
 @case("avg_pool")
 def _avg_pool(draw: Draw) -> Case:
-    arrays, chosen = _pool(draw)
-    return arrays, {**chosen, "count_padding": draw(st.booleans())}
+    return _pool(draw, "count_padding")
 
 
 @case("global_avg_pool")
@@ -290,10 +282,8 @@ def _batch_norm_train(draw: Draw) -> Case:
 @case("batch_norm_eval")
 def _batch_norm_eval(draw: Draw) -> Case:
     rng, x, c = _channels(draw)
-    mean = x.mean() + grid(rng, (c,))
-    return [x, grid(rng, (c,)), grid(rng, (c,)), mean, positive(rng, (c,))], {
-        "eps": draw(st.sampled_from([1e-5, 1e-3]))
-    }
+    mean, eps = x.mean() + grid(rng, (c,)), draw(st.sampled_from([1e-5, 1e-3]))
+    return [x, grid(rng, (c,)), grid(rng, (c,)), mean, positive(rng, (c,))], {"eps": eps}
 
 
 @case("dropout")
@@ -309,8 +299,7 @@ _reductions = st.sampled_from(["none", "sum", "mean"])
 def _softmax_cross_entropy(draw: Draw) -> Case:
     n, c = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     rng = rng_of(draw)
-    soft = rng.dirichlet(np.ones(c), n)
-    labels = draw(st.sampled_from([rng.integers(0, c, n), soft]))
+    labels = draw(st.sampled_from([rng.integers(0, c, n), rng.dirichlet(np.ones(c), n)]))
     return [grid(rng, (n, c)), labels], {"reduction": draw(_reductions)}
 
 
