@@ -88,9 +88,7 @@ class _Check:
         """The value and the vjps of the op for these arrays."""
         value, vjps, *_ = self.rule(*arrays, **self.settings)
         if not callable(vjps) and len(vjps) < len(arrays):
-            self.fail(
-                f"it returned {len(vjps)} vjps for {len(arrays)} inputs; return one for each, None for a constant."
-            )
+            self.fail(f"it returned {len(vjps)} vjps for {len(arrays)} inputs: return one each, None for a constant.")
         return np.asarray(value), vjps
 
     def pull(self, arrays: list[Any]) -> tuple[Array, dict[int, Array]]:
