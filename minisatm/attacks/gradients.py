@@ -46,8 +46,7 @@ def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entro
     with crafting(network, craft_mode), only(image):
         logits, _ = network(image)
         total = ops.softmax_cross_entropy(logits, Tensor(y), reduction="sum")
-        (g,) = grad(total, [image])
-    return g
+        return grad(total, [image])[0]
 
 
 def loss_gradient(

@@ -7,6 +7,7 @@ come from a grid that is 0.05 away from kinks and ties.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -236,14 +237,8 @@ def _pool(draw: Draw, rng: Rng, option: str) -> Case:
     return [distinct(rng, shape)], chosen
 
 
-@case("max_pool")
-def _max_pool(draw: Draw, rng: Rng) -> Case:
-    return _pool(draw, rng, "ceil")
-
-
-@case("avg_pool")
-def _avg_pool(draw: Draw, rng: Rng) -> Case:
-    return _pool(draw, rng, "count_padding")
+case("max_pool")(partial(_pool, option="ceil"))
+case("avg_pool")(partial(_pool, option="count_padding"))
 
 
 @case("global_avg_pool")

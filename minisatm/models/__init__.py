@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import files
-from .inception import INCEPTIONS, Inception
+from .inception import INCEPTIONS, Inception, InceptionDefinition
 from .mnist import STRUCTURES, LeNet, TramerNetwork
 from .network import Network
 from .resnet import RESNETS, ResNet, ResNetDefinition
@@ -26,10 +26,12 @@ NETWORKS: dict[str, Any] = {
 }
 NAMES = tuple(NETWORKS)
 SHAPE = {"classes": 8, "width": 1.0, "size": 224, "channels": 3}  # the defaults of build
+INCEPTION_FIELDS = tuple(field.name for field in fields(InceptionDefinition))
 FIELDS = {  # what `variant` may change
     "vgg16": ("dropout", "mean", "std", "bgr", "exact", "batch_norm"),
-    **{name: tuple(field.name for field in fields(ResNetDefinition)) for name in RESNETS},
-    **{name: tuple(field.name for field in fields(definition)) for name, (definition, _) in INCEPTIONS.items()},
+    **dict.fromkeys(RESNETS, tuple(field.name for field in fields(ResNetDefinition))),
+    "inception_v3": tuple(name for name in INCEPTION_FIELDS if name != "zero_residual"),  # it has no residual blocks
+    "inception_resnet_v2": INCEPTION_FIELDS,
     "lenet": ("mean", "std"),
     **dict.fromkeys(STRUCTURES, ("dropout", "mean", "std", "exact")),
 }

@@ -24,7 +24,8 @@ class InceptionDefinition:
     bn_scale: batch norm has a gamma (PyTorch yes, Keras no). eps, momentum, unbiased: of batch norm (PyTorch 1e-3, 0.1,
     True; Keras 1e-3, 0.01, False). count_padding: average pools count pixels outside of the image as zeros (PyTorch
     yes, Keras no). mean, std, bgr: of the input layer; mean and std are 0.5 unless given (pixels from -1 to 1, as in
-    both sources). exact: no Winograd convolutions.
+    both sources). exact: no Winograd convolutions. zero_residual: a residual block, if there are any, starts as its
+    shortcut.
     """
 
     bn_scale: bool = True
@@ -36,12 +37,6 @@ class InceptionDefinition:
     std: Any = None
     bgr: bool = False
     exact: bool = False
-
-
-@dataclass(frozen=True)
-class InceptionResNetDefinition(InceptionDefinition):
-    """zero_residual: each residual block starts as its shortcut."""
-
     zero_residual: bool = True
 
 
@@ -94,10 +89,7 @@ RESNET_V2 = {
     ),
 }  # fmt: skip
 
-INCEPTIONS: dict[str, tuple[type[InceptionDefinition], dict[str, Any]]] = {
-    "inception_v3": (InceptionDefinition, V3),
-    "inception_resnet_v2": (InceptionResNetDefinition, RESNET_V2),
-}
+INCEPTIONS: dict[str, dict[str, Any]] = {"inception_v3": V3, "inception_resnet_v2": RESNET_V2}
 
 
 class Mixed(Module):
@@ -117,7 +109,7 @@ class Mixed(Module):
 class Residual(Mixed):
     """relu(x + scale * up(branches(x))), where up is a 1x1 convolution with bias and no batch norm."""
 
-    def __init__(self, channels: int, step: Res, width: float, d: Any, rng: Rng) -> None:
+    def __init__(self, channels: int, step: Res, width: float, d: InceptionDefinition, rng: Rng) -> None:
         super().__init__(channels, step.branches, width, d, rng)
         self.up = Conv2D(self.filters, channels, 1, exact=d.exact, rng=rng)
         if d.zero_residual:
@@ -171,12 +163,9 @@ class Inception(Network):
         self, name: str, *, classes: int, width: float, size: int, channels: int, rng: Rng, **variant: Any
     ) -> None:
         if size < 75:
-            raise InputError(
-                f"{name} halves the image five times without padding: size must be at least 75, not {size}."
-            )
-        definition, self.plan = INCEPTIONS[name]
-        d = definition(**variant)
-        changed = {k: v for k, v in asdict(d).items() if v != getattr(definition, k)}
+            raise InputError(f"{name} halves the image five times: size must be at least 75, not {size}.")
+        self.plan, d = INCEPTIONS[name], InceptionDefinition(**variant)
+        changed = {k: v for k, v in asdict(d).items() if v != getattr(InceptionDefinition, k)}
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
         half = (0.5,) * channels
         mean, std = (half if values is None else values for values in (d.mean, d.std))

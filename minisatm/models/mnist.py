@@ -61,15 +61,11 @@ class Conv(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """A dense layer with a relu."""
-
-    units: int
+    units: int  # of a dense layer with a relu
 
 
 class Drop(NamedTuple):
-    """Dropout."""
-
-    rate: float
+    rate: float  # of dropout
 
 
 # After the last dropout, a dense layer "fc" gives the logits.

@@ -24,7 +24,6 @@ def input_layer(channels: int, mean: Any = None, std: Any = None, bgr: bool = Fa
         mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
     if std is None:
         std = IMAGENET_STD if channels == 3 else (sum(IMAGENET_STD) / 3,)
-    mean, std = tuple(map(float, mean)), tuple(map(float, std))
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"mean {mean} and std {std} must have one value for each of the {channels} channels.")
     return Normalize(mean, std, bgr=bgr)
