@@ -53,8 +53,7 @@ class Discriminator(DomainClassifier):
         self.requires_grad(False)
         logits = self.classify(adversarial)
         self.requires_grad(True)
-        network_loss = _domain_loss(logits, len(logits))  # as if all of them were clean
-        return classifier_loss + network_loss
+        return classifier_loss + _domain_loss(logits, len(logits))  # as if all of these were clean
 
 
 DOMAINS = {"reversal": DomainClassifier, "adda": Discriminator}

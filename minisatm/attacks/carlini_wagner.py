@@ -141,13 +141,11 @@ def carlini_wagner_l0(
     xp = array_module(x)
     y, best, active = xp.asarray(y), x.copy(), xp.arange(len(x))  # active: the images not yet stopped
     free = xp.ones((len(x), x[..., 0].size // len(x)), x.dtype)
+    options = dict(steps=steps, search_steps=search_steps, learning_rate=learning_rate, c=c, craft_mode=craft_mode)
     tried, matters, shares = free.copy(), xp.zeros_like(free), xp.full(len(x), share, x.dtype)
     for _ in range(rounds):
         mask = tried[active].reshape(len(active), *x.shape[1:3], 1) + 0 * x[active]  # + 0 * x: for every channel
-        x_adv = carlini_wagner_l2(
-            network, x[active], y[active], steps=steps, search_steps=search_steps, learning_rate=learning_rate, c=c,
-            mask=mask, craft_mode=craft_mode,
-        )  # fmt: skip
+        x_adv = carlini_wagner_l2(network, x[active], y[active], mask=mask, **options)
         margin, slope = _f(network, x_adv, y[active], np.inf, craft_mode)
         fooled = margin < 0
         effect = (abs(slope) * abs(x_adv - x[active])).sum(axis=3).reshape(len(active), -1)

@@ -22,10 +22,9 @@ from ..tape import no_grad, only
 from ..tensor import Tensor, grad
 
 Array = Any
-Vjp = Callable[[Array], Array]
 
 
-def logits_and_vjp(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, Vjp]:
+def logits_and_vjp(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, Callable[[Array], Array]]:
     """The logits (N, C), and vjp(g), the gradient of <g, logits> with respect to x; it may be called several times."""
     if isinstance(network, Module):
         with crafting(network, craft_mode):

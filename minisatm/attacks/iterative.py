@@ -67,8 +67,7 @@ def pgd(
     rng, or are x + epsilon * noise: noise (N, H, W, C) or (N, restarts, H, W, C), in the ball of radius 1 of the norm.
     """
     best, smallest = x, array_module(x).full(len(x), np.inf, x.dtype)
-    if noise is None:
-        noise = draw_starts(x, rng=rng, restarts=restarts, norm=norm)
+    noise = draw_starts(x, rng=rng, restarts=restarts, norm=norm) if noise is None else noise
     several = (len(x), restarts, *x.shape[1:])
     checked_noise(noise, x.shape if restarts == 1 and noise.ndim == x.ndim else several)
     starts = array_module(x).asarray(noise, x.dtype).reshape(several)

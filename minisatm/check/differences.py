@@ -211,8 +211,8 @@ def _of_tensors(function: Callable[..., Any]) -> Rule:
         out = out[0] if isinstance(out, tuple) else out
         if not isinstance(out, Tensor):
             raise TypeError(
-                f"{_name(function)} returned {type(out).__name__}: a function to check returns (value, vjps) from "
-                "arrays, with vjps a tuple of functions, or a Tensor from Tensors."
+                f"it returned {type(out).__name__}; a function to check returns (value, vjps) from arrays, with vjps a "
+                "tuple of functions, or a Tensor from Tensors."
             )
 
         def vjp(g: Array, wanted: tuple[bool, ...]) -> list[Any]:
@@ -243,10 +243,6 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= bits))
 
 
-def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
 def _argument_names(function: Any, count: int) -> list[str]:
     """The names of the function's arguments, or numbers where it has no names."""
     try:
@@ -261,7 +257,8 @@ def _argument_names(function: Any, count: int) -> list[str]:
 def _title(function: Any, arrays: Sequence[Any], settings: dict[str, Any]) -> str:
     shown = [f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else repr(a) for a in arrays]
     short = {key: str(s.shape) if isinstance(s, np.ndarray) else repr(s) for key, s in settings.items()}
-    return f"{_name(function)}({', '.join(shown + [f'{key}={text}' for key, text in short.items()])})"
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{name}({', '.join(shown + [f'{key}={text}' for key, text in short.items()])})"
 
 
 def _table(rows: Sequence[Row]) -> str:

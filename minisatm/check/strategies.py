@@ -57,9 +57,6 @@ def case(*names: str) -> Callable[[CaseFunction], CaseFunction]:
     return enter
 
 
-# Values
-
-
 def grid(rng: Rng, shape: tuple[int, ...]) -> Any:
     """Values +-0.05, 0.15, ... 1.95, at least 0.05 away from a relu's kink at zero."""
     return np.asarray((rng.integers(-20, 20, shape) + 0.5) / 10)
@@ -89,9 +86,6 @@ def _broadcast_pair(draw: Draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
         kept = full[draw(st.sampled_from([0, 0, 0, 1, 2, 3])) :]
         pair.append(tuple(1 if draw(st.booleans()) and draw(st.booleans()) else n for n in kept))
     return pair[0], pair[1]
-
-
-# Elementwise, sums, shapes, products
 
 
 @case("add", "sub", "mul")

@@ -66,8 +66,7 @@ def build(
             f"cannot build {name} with {', '.join(f'{field}={value}' for field, value in shape.items())}: choose 2 or "
             "more classes, a width and a size above 0, and 1 or 3 channels."
         )
-    unknown = sorted(set(variant) - set(FIELDS[name]))
-    if unknown:
+    if unknown := sorted(set(variant) - set(FIELDS[name])):
         raise InputError(f"{name} has no {unknown[0]}: its definition knows {', '.join(FIELDS[name])}.")
     for field in ("mean", "std"):
         if variant.get(field) is not None:

@@ -69,11 +69,9 @@ def _finite_weights(path: str | Path) -> dict[str, Array]:
         if file.attrs.get("format") != FORMAT or "weights" not in file:
             raise InputError(f"{path} {FOREIGN}")
         arrays = read_arrays(file["weights"])
-    broken = [name for name, a in arrays.items() if not np.isfinite(a).all()]
-    if broken:
-        raise InputError(
-            f"{path} holds NaN or infinite weights in {broken[0]} ({len(broken)} arrays): use another file."
-        )
+    if broken := [name for name, a in arrays.items() if not np.isfinite(a).all()]:
+        count = len(broken)
+        raise InputError(f"{path} holds NaN or infinite weights in {broken[0]} ({count} arrays): use another file.")
     return arrays
 
 

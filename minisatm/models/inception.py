@@ -51,8 +51,7 @@ class Res(NamedTuple):
 # A branch is a tuple of steps. A step is a pool; a convolution with batch norm and relu: (filters, kernel), or without
 # padding (filters, kernel, stride); a list of branches; or a Res. The number in a stage's name is the side of its
 # images when the side of the input is 299.
-AVG, MAX = "avg", "max"
-ROW, COLUMN = (1, 7), (7, 1)
+AVG, MAX, ROW, COLUMN = "avg", "max", (1, 7), (7, 1)
 STEM = ((32, 3, 2), (32, 3, 1), (64, 3), MAX, (80, 1), (192, 3, 1), MAX)
 FORK = [((384, (1, 3)),), ((384, (3, 1)),)]
 
