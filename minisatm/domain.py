@@ -53,8 +53,7 @@ class Discriminator(DomainClassifier):
         self.requires_grad(False)
         logits = self.classify(adversarial)
         self.requires_grad(True)
-        network_loss = _domain_loss(logits, len(logits))  # as if all of them were clean
-        return classifier_loss + network_loss
+        return classifier_loss + _domain_loss(logits, len(logits))  # as if all of these were clean
 
 
 DOMAINS = {"reversal": DomainClassifier, "adda": Discriminator}
@@ -64,5 +63,4 @@ def _domain_loss(logits: Tensor, clean: int) -> Tensor:
     """Mean binary cross-entropy of logits (N,): the first `clean` have the clean label, the others the adversarial."""
     labels = np.full(len(logits), ADVERSARIAL_LABEL, logits.dtype)
     labels[:clean] = CLEAN_LABEL
-    loss: Tensor = ops.binary_cross_entropy(logits, Tensor(array_module(logits.data).asarray(labels)))
-    return loss
+    return ops.binary_cross_entropy(logits, Tensor(array_module(logits.data).asarray(labels)))

@@ -53,7 +53,7 @@ VARIANTS += [(name, STEPS.get(name, {}) | {"loss": "margin"}) for name, a in att
 WITH_EPSILON = sorted(name for name, attack in attacks.ATTACKS.items() if attack.takes("epsilon"))
 WITH_ALPHA = [name for name, attack in attacks.ATTACKS.items() if attack.takes("alpha")]
 WITH_NOISE = [name for name, attack in attacks.ATTACKS.items() if attack.takes("noise")]
-RANDOM = [name for name, attack in attacks.ATTACKS.items() if attack.random]
+RANDOM = [name for name, attack in attacks.ATTACKS.items() if attack.takes("rng")]
 
 
 def run(name, network, x, y, **options):

@@ -274,7 +274,7 @@ SOURCE = [
     Mutant("max-pool-gx-never-filled-between-windows", f"{POOLING}:max_pool_gx", "once = kernel == stride and",
            "once = kernel == stride or", cut_up("max_pool")),
     Mutant("max-pool-gx-fills-where-windows-overlap", f"{POOLING}:max_pool_gx", "once = kernel == stride and",
-           "once =", max_pool),
+           "once =", test_ops.test_max_pool_adds_the_gradients_of_windows_that_overlap),
     Mutant("max-pool-ties-split", f"{CONV}:max_pool", "", "", test_ops.test_max_pool_gives_ties_to_the_first,
            max_pool_that_splits_ties),
     Mutant("max-pool-pads-with-zero", f"{POOLING}:max_pool", "pads, -np.inf", "pads, 0",

@@ -139,7 +139,7 @@ BLOCKS = {
 def test_gradients_of_a_block(kind, training, variant):
     """<gradient, v> for a random direction v of the input and of every weight, by central differences."""
     rng = np.random.default_rng(1)
-    block = BLOCKS[kind](inception.InceptionResNetDefinition(zero_residual=False, **variant), rng)
+    block = BLOCKS[kind](inception.InceptionDefinition(zero_residual=False, **variant), rng)
     block = awake(block.astype(np.float64)).train(training)
     x = Tensor(rng.standard_normal((2, 7, 7, 6)), requires_grad=True)
     cotangent = Tensor(rng.standard_normal(block(x).shape))

@@ -63,6 +63,13 @@ def test_max_pool_gives_ties_to_the_first():
     np.testing.assert_array_equal(gx, [[1, 0, 0, 0], [0, 0, 0, 2]])
 
 
+def test_max_pool_adds_the_gradients_of_windows_that_overlap():
+    """Also where kernel times windows is the size of the image: here one pixel is in two windows, and one in none."""
+    value, gx = raw(ops.max_pool, image([1, 2, 9, 4, 5, 6]), kernel=(1, 3), stride=(1, 2))
+    np.testing.assert_array_equal(value, [9, 9])
+    np.testing.assert_array_equal(gx, [0, 0, 3, 0, 0, 0])
+
+
 def test_max_pool_pads_with_minus_infinity():
     value, gx = raw(ops.max_pool, -image([3, 4], [5, 6]), kernel=3, stride=1, padding=1)
     np.testing.assert_array_equal(value, np.full((2, 2), -3))

@@ -7,16 +7,7 @@ to wait for the answer: there a pixel outside of the range comes out as NaN.
 """
 
 from .carlini_wagner import carlini_wagner_l0, carlini_wagner_l2, carlini_wagner_linf
-from .gradients import (
-    input_gradient,
-    least_likely,
-    logits_and_vjp,
-    logits_of,
-    loss_gradient,
-    rounded,
-    true_margin,
-    zero_gradients,
-)
+from .gradients import input_gradient, least_likely, logits_and_vjp, logits_of, loss_gradient, rounded, true_margin
 from .iterative import iterative_fgsm, iterative_ll, momentum_fgsm, pgd
 from .minimal import deepfool
 from .registry import ATTACKS, Attack, craft
@@ -27,5 +18,5 @@ __all__ = [
     "ATTACKS", "Attack", "carlini_wagner_l0", "carlini_wagner_l2", "carlini_wagner_linf", "craft", "deepfool",
     "fast_gradient_value", "fgsm", "hot_cold", "input_gradient", "iterative_fgsm", "iterative_ll", "least_likely",
     "logits_and_vjp", "logits_of", "loss_gradient", "momentum_fgsm", "pgd", "r_fgsm", "r_step_ll", "random_noise",
-    "resolve_alpha", "rounded", "square", "step_ll", "true_margin", "zero_gradients",
+    "resolve_alpha", "rounded", "square", "step_ll", "true_margin",
 ]  # fmt: skip

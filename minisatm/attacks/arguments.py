@@ -15,8 +15,7 @@ from ..backend import on_gpu
 from ..errors import InputError
 
 Array = Any
-LOSSES = ("cross_entropy", "margin")
-CHOICES = {"norm": ("linf", "l2"), "scale": ("l2", "max", "none"), "loss": LOSSES}
+CHOICES = {"norm": ("linf", "l2"), "scale": ("l2", "max", "none"), "loss": ("cross_entropy", "margin")}
 COUNTS = ("steps", "restarts", "search_steps", "rounds")  # whole numbers of at least 1
 ABOVE_ZERO = ("step", "learning_rate", "c", "largest_c", "share", "first")
 NOT_BELOW_ZERO = ("confidence", "decay")
@@ -56,16 +55,15 @@ def check_images(x: Array, y: Array) -> None:
 
 def check_options(x: Array, options: dict[str, Any]) -> None:
     """Raise an InputError for an option whose value is outside of its range."""
-    for name, choices in CHOICES.items():
-        if name in options and options[name] not in choices:
-            raise InputError(f"{name} {options[name]!r}: choose {', '.join(choices[:-1])} or {choices[-1]}.")
-    for name in (n for n in COUNTS if n in options):
-        if not isinstance(options[name], int | np.integer) or options[name] < 1:
-            raise InputError(f"{name} {options[name]!r} must be a whole number from 1 up.")
-    for name in (n for n in ABOVE_ZERO + NOT_BELOW_ZERO if options.get(n) is not None):
-        value = options[name]
-        if not (0 < value < math.inf or (value == 0 and name in NOT_BELOW_ZERO)):
-            raise InputError(f"{name} {value:g} must be {'0 or above' if name in NOT_BELOW_ZERO else 'above 0'}.")
+    for name, value in options.items():
+        if name in CHOICES and value not in CHOICES[name]:
+            raise InputError(f"{name} {value!r}: choose {', '.join(CHOICES[name][:-1])} or {CHOICES[name][-1]}.")
+        if name in COUNTS and (not isinstance(value, int | np.integer) or value < 1):
+            raise InputError(f"{name} {value!r} must be a whole number from 1 up.")
+        if name in ABOVE_ZERO and value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} {value:g} must be above 0.")
+        if name in NOT_BELOW_ZERO and not 0 <= value < math.inf:
+            raise InputError(f"{name} {value:g} must be 0 or above.")
     largest = 1.0
     if options.get("scale") == "none":  # epsilon is a factor on the gradient
         largest = math.inf

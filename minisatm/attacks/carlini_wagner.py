@@ -35,10 +35,9 @@ def carlini_wagner_l2(
     y = xp.asarray(y)
     lower, upper = xp.zeros(len(x), x.dtype), xp.full(len(x), np.inf, x.dtype)
     weight, best, shortest = xp.full(len(x), c, x.dtype), x, upper
+    settings = confidence, steps, learning_rate, abort_early, mask, craft_mode
     for _ in range(search_steps):
-        x_adv, distance = _descend_l2(
-            network, x, y, weight, confidence, steps, learning_rate, abort_early, mask, craft_mode
-        )  # fmt: skip
+        x_adv, distance = _descend_l2(network, x, y, weight, *settings)
         fooled, better = distance < np.inf, distance < shortest
         best, shortest = xp.where(per_sample(better, x), x_adv, best), np.minimum(distance, shortest)
         upper, lower = xp.where(fooled, weight, upper), xp.where(fooled, lower, weight)
@@ -54,7 +53,7 @@ def _descend_l2(
     xp = array_module(x)
     best, shortest = x.copy(), xp.full(len(x), np.inf, x.dtype)
     last_loss, active = xp.full(len(x), np.inf, x.dtype), xp.arange(len(x))  # active: the images not yet stopped
-    u = _Adam(_to_tanh_space(x), xp.full(len(x), rate, x.dtype))
+    u = _Adam(x, xp.full(len(x), rate, x.dtype))
     x_now, y_now, c, free = x, y, weight, mask
     for step in range(1, steps + 1):
         x_adv, slope = u.image()
@@ -112,7 +111,7 @@ def _descend_linf(
     """Each image's first example that changes no pixel by more than tau, and which images have one, (N,) booleans."""
     xp = array_module(x)
     first, fooled = x.copy(), xp.zeros(len(x), bool)
-    u, active = _Adam(_to_tanh_space(start), rate * tau), xp.arange(len(x))
+    u, active = _Adam(start, rate * tau), xp.arange(len(x))
     for _ in range(steps):
         x_adv, slope = u.image()
         margin, f_slope = _f(network, x_adv, y[active], 0.0, mode)
@@ -142,13 +141,11 @@ def carlini_wagner_l0(
     xp = array_module(x)
     y, best, active = xp.asarray(y), x.copy(), xp.arange(len(x))  # active: the images not yet stopped
     free = xp.ones((len(x), x[..., 0].size // len(x)), x.dtype)
+    options = dict(steps=steps, search_steps=search_steps, learning_rate=learning_rate, c=c, craft_mode=craft_mode)
     tried, matters, shares = free.copy(), xp.zeros_like(free), xp.full(len(x), share, x.dtype)
     for _ in range(rounds):
         mask = tried[active].reshape(len(active), *x.shape[1:3], 1) + 0 * x[active]  # + 0 * x: for every channel
-        x_adv = carlini_wagner_l2(
-            network, x[active], y[active], steps=steps, search_steps=search_steps, learning_rate=learning_rate, c=c,
-            mask=mask, craft_mode=craft_mode,
-        )  # fmt: skip
+        x_adv = carlini_wagner_l2(network, x[active], y[active], mask=mask, **options)
         margin, slope = _f(network, x_adv, y[active], np.inf, craft_mode)
         fooled = margin < 0
         effect = (abs(slope) * abs(x_adv - x[active])).sum(axis=3).reshape(len(active), -1)
@@ -172,16 +169,11 @@ def _f(network: Any, x: Array, y: Array, confidence: float, mode: str) -> tuple[
     return margin, vjp(slope * (margin >= -confidence)[:, None])
 
 
-def _to_tanh_space(x: Array) -> Array:
-    """The u with (tanh u + 1) / 2 = x."""
-    return np.arctanh((2 * x - 1) * INSIDE)
-
-
 class _Adam:
-    """Adam (Kingma and Ba 2015) on the variable u, with one learning rate for each image."""
+    """Adam (Kingma and Ba 2015) on u, from (tanh u + 1) / 2 = x, with one learning rate for each image."""
 
-    def __init__(self, u: Array, rate: Array) -> None:
-        self.u, self.m, self.v = u, np.zeros_like(u), np.zeros_like(u)
+    def __init__(self, x: Array, rate: Array) -> None:
+        self.u, self.m, self.v = np.arctanh((2 * x - 1) * INSIDE), np.zeros_like(x), np.zeros_like(x)
         self.rate, self.steps = rate, 0
 
     def image(self) -> tuple[Array, Array]:

@@ -7,7 +7,8 @@ becomes such a function by network.as_function().
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,15 @@ from ..tape import no_grad, only
 from ..tensor import Tensor, grad
 
 Array = Any
-Vjp = Callable[[Array], Array]
 
 
-def logits_and_vjp(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, Vjp]:
+def logits_and_vjp(network: Any, x: Array, *, craft_mode: str = "eval") -> tuple[Array, Callable[[Array], Array]]:
     """The logits (N, C), and vjp(g), the gradient of <g, logits> with respect to x; it may be called several times."""
-    if not isinstance(network, Module):
-        logits, vjp = network(x)
-        return logits, vjp
-    with crafting(network, craft_mode):
-        return network.logits_and_vjp(x)
+    if isinstance(network, Module):
+        with crafting(network, craft_mode):
+            return network.logits_and_vjp(x)
+    logits, vjp = network(x)
+    return logits, vjp
 
 
 def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval") -> Array:
@@ -45,8 +45,7 @@ def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entro
     with crafting(network, craft_mode), only(image):
         logits, _ = network(image)
         total = ops.softmax_cross_entropy(logits, Tensor(y), reduction="sum")
-        (g,) = grad(total, [image])
-    return g
+        return grad(total, [image])[0]
 
 
 def loss_gradient(
@@ -63,13 +62,8 @@ def loss_gradient(
     return sum(vjp(g / len(networks)) for vjp in vjps)
 
 
-def zero_gradients(network: Any, x: Array, y: Array, *, loss: str = "cross_entropy", craft_mode: str = "eval") -> Array:
-    """Which images' gradients are exactly zero, (N,) booleans: no gradient step moves them, but they are not robust."""
-    return vanished(input_gradient(network, x, y, loss=loss, craft_mode=craft_mode))
-
-
 def vanished(g: Array) -> Array:
-    """Which images' gradients are exactly zero, (N,) booleans."""
+    """Which images' gradients are exactly zero, (N,) booleans: no gradient step moves them, but they are not robust."""
     return ~(g != 0).reshape(len(g), -1).any(axis=1)
 
 
@@ -102,30 +96,24 @@ def least_likely(network: Any, x: Array, *, craft_mode: str = "eval") -> Array:
     return logits_of(network, x, craft_mode=craft_mode).argmin(axis=1)
 
 
-class crafting:
+@contextmanager
+def crafting(network: Any, craft_mode: str) -> Iterator[None]:
     """A block in eval mode; craft_mode="train" leaves batch norm alone in train mode. Dropout never draws in it.
 
     After the block, modes and running statistics are as before.
     """
-
-    def __init__(self, network: Any, craft_mode: str) -> None:
-        if craft_mode not in ("eval", "train"):
-            raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
-        self.mode, self.blas = network.mode(False), one_blas_thread()
-        modules = network.modules() if craft_mode == "train" else []
-        self.norms = [(module, module.mean, module.var) for _, module in modules if isinstance(module, BatchNorm)]
-
-    def __enter__(self) -> None:
-        self.blas.__enter__()
-        self.mode.__enter__()
-        for norm, _, _ in self.norms:
+    if craft_mode not in ("eval", "train"):
+        raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
+    modules = network.modules() if craft_mode == "train" else []
+    norms = [(module, module.mean, module.var) for _, module in modules if isinstance(module, BatchNorm)]
+    with one_blas_thread(), network.mode(False):
+        for norm, _, _ in norms:
             norm.training = True
-
-    def __exit__(self, *problem: Any) -> None:
-        self.mode.__exit__(*problem)
-        self.blas.__exit__(*problem)
-        for norm, mean, var in self.norms:
-            norm.mean, norm.var = mean, var
+        try:
+            yield
+        finally:
+            for norm, mean, var in norms:
+                norm.mean, norm.var = mean, var
 
 
 def per_sample(values: Array, x: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,11 @@ def pgd(
     rng, or are x + epsilon * noise: noise (N, H, W, C) or (N, restarts, H, W, C), in the ball of radius 1 of the norm.
     """
     best, smallest = x, array_module(x).full(len(x), np.inf, x.dtype)
-    for start in _each_start(x, restarts, norm, rng, noise):
+    noise = draw_starts(x, rng=rng, restarts=restarts, norm=norm) if noise is None else noise
+    several = (len(x), restarts, *x.shape[1:])
+    checked_noise(noise, x.shape if restarts == 1 and noise.ndim == x.ndim else several)
+    starts = array_module(x).asarray(noise, x.dtype).reshape(several)
+    for start in starts.swapaxes(0, 1):
         x_adv = projected(x + epsilon * start, x, epsilon, norm)
         for _ in range(steps):
             g = input_gradient(network, x_adv, y, loss=loss, craft_mode=craft_mode)
@@ -77,15 +81,6 @@ def pgd(
         best = array_module(x).where(per_sample(margin < smallest, x), x_adv, best)
         smallest = np.minimum(margin, smallest)
     return best
-
-
-def _each_start(x: Array, restarts: int, norm: str, rng: Rng | None, noise: Array) -> Iterator[Array]:
-    """The noise of one restart after the other, each (N, H, W, C)."""
-    if noise is None:
-        noise = draw_starts(x, rng=rng, restarts=restarts, norm=norm)
-    shape = x.shape if restarts == 1 and noise.ndim == x.ndim else (len(x), restarts, *x.shape[1:])
-    points = array_module(x).asarray(checked_noise(noise, shape), x.dtype)
-    yield from points.reshape(len(x), restarts, *x.shape[1:]).swapaxes(0, 1)
 
 
 def draw_starts(x: Array, *, rng: Rng | None, restarts: int, norm: str) -> Array:

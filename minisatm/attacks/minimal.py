@@ -48,8 +48,7 @@ def _step_over_nearest_boundary(logits: Array, vjp: Any, y: Array, x: Array) -> 
         w, f = vjp(one_hot) - gradient_y, abs(logits[:, k] - logit_y)
         size = np.maximum(length(w), 1e-12)
         distance = xp.where(y == k, np.inf, f / size)
-        nearer = distance < shortest
         step = per_sample((f / size + STABILISER) / size, x) * w
-        best = xp.where(per_sample(nearer, x), step, best)
+        best = xp.where(per_sample(distance < shortest, x), step, best)
         shortest = np.minimum(distance, shortest)
     return best

@@ -48,10 +48,6 @@ class Attack:
     def takes(self, option: str) -> bool:
         return option in self.defaults
 
-    @property
-    def random(self) -> bool:
-        return self.takes("rng")
-
     def __call__(
         self, network: Any, x: Array, y: Array, *, batch: int | None = None, tick: Callable[[int], Any] | None = None,
         **options: Any,
@@ -72,9 +68,8 @@ class Attack:
         crafted = []
         for start in range(0, len(x), batch):
             part = slice(start, start + batch)
-            crafted.append(
-                self.function(network, x[part], y[part], **options, **{k: v[part] for k, v in by_image.items()})
-            )
+            sliced = {k: v[part] for k, v in by_image.items()}
+            crafted.append(self.function(network, x[part], y[part], **options, **sliced))
             tick(len(crafted[-1]))
         return array_module(x).concatenate(crafted)
 

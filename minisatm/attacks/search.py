@@ -21,8 +21,7 @@ def hot_cold(network: Any, x: Array, y: Array, *, epsilon: float = 16 / 256, cra
 
     Cold is y, hot is the most likely of the other classes. Rozsa et al. 2016.
     """
-    settings = dict(scale="max", loss="margin", craft_mode=craft_mode)
-    return fast_gradient_value(network, x, y, epsilon=epsilon, **settings)
+    return fast_gradient_value(network, x, y, epsilon=epsilon, scale="max", loss="margin", craft_mode=craft_mode)
 
 
 @checked_attack

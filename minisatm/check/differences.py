@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -56,12 +55,18 @@ def gradients(
     Baydin et al. 2018, section 3.2.
     """
     check = _Check(op, arrays, settings, np.random.default_rng(seed))
-    value, parts = check.pull(check.doubles)
-    if not parts:  # or a check that compares nothing would pass
-        check.fail("nothing to check: no input is an array of floats that has a vjp.")
-    if check.has_rule:
-        check.pull([_readonly(a, np.float32) for a in arrays])
-    return max(check.compare(i, value, part, step, tolerance) for i, part in parts.items())
+    try:
+        check.rule, on_arrays = _rule_of(op, check.doubles, settings)
+        value, parts = check.pull(check.doubles)
+        if not parts:  # or a check that compares nothing would pass
+            check.fail("nothing to check: no input is an array of floats that has a vjp.")
+        if on_arrays:
+            check.pull([_readonly(a, np.float32) for a in arrays])
+        return max(check.compare(i, value, part, step, tolerance) for i, part in parts.items())
+    except ValueError as problem:
+        if "read-only" not in str(problem):
+            raise
+        check.fail(f"it writes into an input or into g ({problem}), which other ops may need; make a new array.")
 
 
 class _Check:
@@ -69,41 +74,27 @@ class _Check:
 
     def __init__(self, op: Any, arrays: Sequence[Any], settings: dict[str, Any], rng: np.random.Generator) -> None:
         self.doubles = [_readonly(a, np.float64) for a in arrays]
+        self.floats = [i for i, a in enumerate(self.doubles) if _is_float(a)]
         self.settings, self.rng = settings, rng
-        self.title = _title(op, arrays, settings)
-        self.names = _argument_names(op, len(arrays))
-        with self.reading():
-            self.rule, self.has_rule = _rule_of(op, self.doubles, settings)
+        self.title, self.names = _title(op, arrays, settings), _argument_names(op, len(arrays))
+        self.rule: Rule = op
         self.g: Array = None
 
-    def fail(self, problem: str, argument: int | None = None, rows: Sequence[Row] = ()) -> None:
+    def fail(self, problem: str, argument: int | None = None, rows: Sequence[Row] = ()) -> NoReturn:
         """Raise a GradientError that names the op."""
         raise GradientError(f"{self.title}: {problem}" + _table(rows), argument, rows)
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """A block in which a write into a read-only array fails the check."""
-        try:
-            yield
-        except ValueError as problem:
-            if "read-only" not in str(problem):
-                raise
-            self.fail(f"it writes into an input or into g ({problem}), which other ops may need; make a new array.")
-
     def call(self, arrays: Sequence[Any]) -> tuple[Array, Any]:
         """The value and the vjps of the op for these arrays."""
-        with self.reading():
-            value, vjps, *_ = self.rule(*arrays, **self.settings)
+        value, vjps, *_ = self.rule(*arrays, **self.settings)
         if not callable(vjps) and len(vjps) < len(arrays):
-            self.fail(
-                f"it returned {len(vjps)} vjps for {len(arrays)} inputs; return one per input, None for a constant."
-            )
+            self.fail(f"it returned {len(vjps)} vjps for {len(arrays)} inputs: return one each, None for a constant.")
         return np.asarray(value), vjps
 
     def pull(self, arrays: list[Any]) -> tuple[Array, dict[int, Array]]:
         """The value, and the gradient of each differentiable argument; does every check that needs no differences."""
         value, vjps = self.call(arrays)
-        dtype = next((a.dtype for a in arrays if _is_float(a)), value.dtype)
+        dtype = arrays[self.floats[0]].dtype if self.floats else value.dtype
         if value.dtype != dtype:
             self.fail(f"the value is {value.dtype} for {dtype} inputs; an op keeps its input's dtype.")
         self.finite("the value", value)
@@ -112,8 +103,7 @@ class _Check:
         if self.g is None:  # no entry near zero: it would hide an error in that entry of the output
             self.g = self.rng.choice([-1.0, 1.0], value.shape) * self.rng.uniform(0.5, 1.5, value.shape)
         g = _readonly(self.g, dtype)
-        candidates = [i for i, a in enumerate(arrays) if _is_float(a)]
-        parts = self.apply(vjps, g, candidates, len(arrays))
+        parts = self.apply(vjps, g, self.floats)
         for i, part in parts.items():
             if part.shape != arrays[i].shape or part.dtype != arrays[i].dtype:
                 self.fail(
@@ -121,28 +111,30 @@ class _Check:
                     f"{arrays[i].shape}; a gradient has its input's dtype and shape.", i,
                 )  # fmt: skip
             self.finite(f"the gradient to {self.names[i]}", part, i)
-        self.repeat(vjps, g, parts, len(arrays))
+        self.repeat(vjps, g, parts)
         return value, parts
 
-    def apply(self, vjps: Any, g: Array, wanted: Sequence[int], count: int) -> dict[int, Array]:
+    def apply(self, vjps: Any, g: Array, wanted: Sequence[int]) -> dict[int, Array]:
         """The gradients of the wanted arguments by number; arguments without a gradient are left out."""
-        with self.reading():
-            if callable(vjps):
-                if not _takes_two(vjps):
-                    self.fail("vjps is one function of g alone; return a tuple with one per input: (lambda g: ...,).")
-                parts = vjps(g, tuple(i in wanted for i in range(count)))
-            else:
-                parts = [vjps[i](g) if i in wanted and vjps[i] is not None else None for i in range(count)]
+        flags = tuple(i in wanted for i in range(len(self.doubles)))
+        if callable(vjps):
+            try:
+                inspect.signature(vjps).bind(g, flags)
+            except TypeError:
+                self.fail("vjps is one function of g alone; return a tuple with one per input: (lambda g: ...,).")
+            parts = vjps(g, flags)
+        else:
+            parts = [vjp(g) if flag and vjp is not None else None for vjp, flag in zip(vjps, flags)]
         return {i: np.asarray(parts[i]) for i in wanted if parts[i] is not None}
 
-    def repeat(self, vjps: Any, g: Array, parts: dict[int, Array], count: int) -> None:
+    def repeat(self, vjps: Any, g: Array, parts: dict[int, Array]) -> None:
         """Fail unless a second call, and a call for one argument alone, give the same gradients."""
         first = {i: part.copy() for i, part in parts.items()}
-        for i, part in self.apply(vjps, g, list(parts), count).items():
+        for i, part in self.apply(vjps, g, list(parts)).items():
             if not _same(part, first[i]):
                 self.fail(f"calling the vjp of {self.names[i]} twice with the same g gave two different gradients.", i)
         for i in parts:
-            alone = self.apply(vjps, g, [i], count).get(i)
+            alone = self.apply(vjps, g, [i]).get(i)
             if alone is None or not _same(alone, first[i]):
                 self.fail(f"the gradient to {self.names[i]} is another when it is the only one wanted.", i)
 
@@ -154,14 +146,14 @@ class _Check:
 
     def compare(self, i: int, value: Array, part: Array, step: float, tolerance: float) -> float:
         """The largest relative difference of one argument's gradient; fail if it is above the tolerance."""
-        wheres, directions = self.probes(part.shape)
-        yours = [float(np.sum(part * v)) for v in directions]
-        differences = [self.difference(i, v, step) for v in directions]
-        entries = [d for d, where in zip(differences, wheres) if not where.startswith("direction")]
+        probes = self.probes(part.shape)
+        differences = [self.difference(i, v, step) for _, v in probes]
         floor = 0.1 * float(np.abs(value).max(initial=0)) or 1e-300
-        largest = max(float(np.abs(part).max(initial=0)), np.abs(entries).max(initial=0), floor)
+        entries = np.abs(differences[:-DIRECTIONS]).max(initial=0)
+        largest = max(float(np.abs(part).max(initial=0)), entries, floor)
         rows = []
-        for where, v, mine, other in zip(wheres, directions, yours, differences):
+        for (where, v), other in zip(probes, differences):
+            mine = float(np.sum(part * v))
             # along a direction the errors of its n entries add up; with random signs their sum grows as sqrt(n)
             scale = largest * float(np.sqrt(np.count_nonzero(v)))
             rows.append((where, mine, other, abs(mine - other) / scale))
@@ -174,19 +166,17 @@ class _Check:
             )  # fmt: skip
         return max((row[3] for row in rows), default=0.0)
 
-    def probes(self, shape: tuple[int, ...]) -> tuple[list[str], list[Array]]:
-        """What to compare: names and directions v; v is 1 at one entry, or random everywhere."""
+    def probes(self, shape: tuple[int, ...]) -> list[tuple[str, Array]]:
+        """Where to compare: names and directions v, which are 1 at one entry; then DIRECTIONS that are random."""
         size = int(np.prod(shape))
         chosen = range(size) if size <= EVERY_ENTRY else np.sort(self.rng.choice(size, EVERY_ENTRY, replace=False))
-        wheres, directions = [], []
-        for k in chosen:
-            wheres.append(str(tuple(int(n) for n in np.unravel_index(k, shape))))
-            directions.append(np.zeros(shape))
-            directions[-1].flat[k] = 1
-        for k in range(DIRECTIONS if size else 0):
-            wheres.append(f"direction {k + 1}")
-            directions.append(self.rng.uniform(-1, 1, shape))
-        return wheres, directions
+        probes = []
+        for place in (np.unravel_index(k, shape) for k in chosen):
+            v = np.zeros(shape)
+            v[place] = 1
+            probes.append((str(tuple(map(int, place))), v))
+        random = range(DIRECTIONS if size else 0)
+        return probes + [(f"direction {k + 1}", self.rng.uniform(-1, 1, shape)) for k in random]
 
     def difference(self, i: int, v: Array, step: float) -> float:
         """<g, (f(x + h v) - f(x - h v)) / 2h>: subtracted before the sum, which loses fewer digits."""
@@ -205,10 +195,7 @@ def _rule_of(function: Any, arrays: Sequence[Any], settings: dict[str, Any]) -> 
         return function.raw, True
     try:
         result = function(*arrays, **settings)
-    except (
-        AttributeError,
-        TypeError,
-    ):  # it may need Tensors; any other mistake shows again when it is called with them
+    except (AttributeError, TypeError):  # it may need Tensors; another mistake shows again when it gets them
         return _of_tensors(function), False
     if isinstance(result, tuple) and len(result) in (2, 3) and not isinstance(result[0], Tensor):
         vjps = result[1]
@@ -224,8 +211,8 @@ def _of_tensors(function: Callable[..., Any]) -> Rule:
         out = out[0] if isinstance(out, tuple) else out
         if not isinstance(out, Tensor):
             raise TypeError(
-                f"{_name(function)} returned {type(out).__name__}: a function to check returns (value, vjps) from "
-                "arrays, with vjps a tuple of functions, or a Tensor from Tensors."
+                f"it returned {type(out).__name__}; a function to check returns (value, vjps) from arrays, with vjps a "
+                "tuple of functions, or a Tensor from Tensors."
             )
 
         def vjp(g: Array, wanted: tuple[bool, ...]) -> list[Any]:
@@ -256,20 +243,6 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= bits))
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # a built-in without a signature
-        return True
-    return True
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
 def _argument_names(function: Any, count: int) -> list[str]:
     """The names of the function's arguments, or numbers where it has no names."""
     try:
@@ -284,7 +257,8 @@ def _argument_names(function: Any, count: int) -> list[str]:
 def _title(function: Any, arrays: Sequence[Any], settings: dict[str, Any]) -> str:
     shown = [f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else repr(a) for a in arrays]
     short = {key: str(s.shape) if isinstance(s, np.ndarray) else repr(s) for key, s in settings.items()}
-    return f"{_name(function)}({', '.join(shown + [f'{key}={text}' for key, text in short.items()])})"
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{name}({', '.join(shown + [f'{key}={text}' for key, text in short.items()])})"
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import files
-from .inception import INCEPTIONS, Inception
+from .inception import INCEPTIONS, Inception, InceptionDefinition
 from .mnist import STRUCTURES, LeNet, TramerNetwork
 from .network import Network
 from .resnet import RESNETS, ResNet, ResNetDefinition
@@ -26,10 +26,12 @@ NETWORKS: dict[str, Any] = {
 }
 NAMES = tuple(NETWORKS)
 SHAPE = {"classes": 8, "width": 1.0, "size": 224, "channels": 3}  # the defaults of build
+INCEPTION_FIELDS = tuple(field.name for field in fields(InceptionDefinition))
 FIELDS = {  # what `variant` may change
     "vgg16": ("dropout", "mean", "std", "bgr", "exact", "batch_norm"),
-    **{name: tuple(field.name for field in fields(ResNetDefinition)) for name in RESNETS},
-    **{name: tuple(field.name for field in fields(definition)) for name, (definition, _) in INCEPTIONS.items()},
+    **dict.fromkeys(RESNETS, tuple(field.name for field in fields(ResNetDefinition))),
+    "inception_v3": tuple(name for name in INCEPTION_FIELDS if name != "zero_residual"),  # it has no residual blocks
+    "inception_resnet_v2": INCEPTION_FIELDS,
     "lenet": ("mean", "std"),
     **dict.fromkeys(STRUCTURES, ("dropout", "mean", "std", "exact")),
 }
@@ -57,16 +59,14 @@ def build(
     if name not in NAMES:
         raise InputError(f"unknown network {name!r}: choose one of {', '.join(NAMES)}.")
     asked = dict(classes=classes, width=width, size=size, channels=channels)
-    shape: dict[str, Any] = {
-        field: saved.get(field, default) if asked[field] is None else asked[field] for field, default in SHAPE.items()
-    }
+    shape: dict[str, Any] = SHAPE | {field: saved[field] for field in SHAPE if field in saved}
+    shape |= {field: value for field, value in asked.items() if value is not None}
     if shape["classes"] < 2 or shape["width"] <= 0 or shape["size"] < 1 or shape["channels"] not in (1, 3):
         raise InputError(
             f"cannot build {name} with {', '.join(f'{field}={value}' for field, value in shape.items())}: choose 2 or "
             "more classes, a width and a size above 0, and 1 or 3 channels."
         )
-    unknown = sorted(set(variant) - set(FIELDS[name]))
-    if unknown:
+    if unknown := sorted(set(variant) - set(FIELDS[name])):
         raise InputError(f"{name} has no {unknown[0]}: its definition knows {', '.join(FIELDS[name])}.")
     for field in ("mean", "std"):
         if variant.get(field) is not None:

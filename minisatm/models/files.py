@@ -7,32 +7,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..backend import placed
 from ..errors import InputError
 
-Array = Any
+Array = Any  # a network is Any here, too: network.py imports this file
 FORMAT = "minisatm weights 1"
 SHAPE_FIELDS = ("name", "classes", "width", "size", "channels")
 LISTED = 20  # problems in an error message
 FOREIGN = "is not a minisatm weights file: convert it first (python -m weights_convert), or name another file."
 
 
-class Stored(Protocol):
-    """What this file needs of a Network; to import Network itself would make a circle of imports."""
-
-    definition: dict[str, Any]
-    top: str
-
-    def state(self) -> dict[str, Array]: ...
-
-    def set_state(self, state: dict[str, Array]) -> None: ...
-
-
-def save(network: Stored, path: str | Path) -> None:
+def save(network: Any, path: str | Path) -> None:
     """Write weights, buffers and definition; the file is either complete or not there."""
 
     def fill(file: Any) -> None:
@@ -43,7 +32,7 @@ def save(network: Stored, path: str | Path) -> None:
     write_atomically(path, fill)
 
 
-def load(network: Stored, path: str | Path, *, strict: bool = True, replace_top: bool = False) -> str:
+def load(network: Any, path: str | Path, *, strict: bool = True, replace_top: bool = False) -> str:
     """Copy weights and buffers from a file into the network; returns a report of what was loaded and what did not fit.
 
     strict: raise an InputError that lists every name or shape that does not fit, and leave the network as it was.
@@ -51,10 +40,8 @@ def load(network: Stored, path: str | Path, *, strict: bool = True, replace_top:
     start.
     """
     stored, current = _finite_weights(path), network.state()
-    replaced = []
-    if replace_top:
-        top = [n for n in current if n.startswith(f"{network.top}.") and n in stored]
-        replaced = [n for n in top if stored[n].shape != current[n].shape]
+    top = [n for n in current if n.startswith(f"{network.top}.") and n in stored] if replace_top else []
+    replaced = [n for n in top if stored[n].shape != current[n].shape]
     stored, wanted = ({n: a for n, a in arrays.items() if n not in replaced} for arrays in (stored, current))
     fits = {n: a for n, a in stored.items() if n in wanted and a.shape == wanted[n].shape}
     problems = [f"  missing in the file   {n} {a.shape}" for n, a in wanted.items() if n not in stored]
@@ -82,11 +69,9 @@ def _finite_weights(path: str | Path) -> dict[str, Array]:
         if file.attrs.get("format") != FORMAT or "weights" not in file:
             raise InputError(f"{path} {FOREIGN}")
         arrays = read_arrays(file["weights"])
-    broken = [name for name, a in arrays.items() if not np.isfinite(a).all()]
-    if broken:
-        raise InputError(
-            f"{path} holds NaN or infinite weights in {broken[0]} ({len(broken)} arrays): use another file."
-        )
+    if broken := [name for name, a in arrays.items() if not np.isfinite(a).all()]:
+        count = len(broken)
+        raise InputError(f"{path} holds NaN or infinite weights in {broken[0]} ({count} arrays): use another file.")
     return arrays
 
 

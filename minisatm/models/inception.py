@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,8 @@ class InceptionDefinition:
     bn_scale: batch norm has a gamma (PyTorch yes, Keras no). eps, momentum, unbiased: of batch norm (PyTorch 1e-3, 0.1,
     True; Keras 1e-3, 0.01, False). count_padding: average pools count pixels outside of the image as zeros (PyTorch
     yes, Keras no). mean, std, bgr: of the input layer; mean and std are 0.5 unless given (pixels from -1 to 1, as in
-    both sources). exact: no Winograd convolutions.
+    both sources). exact: no Winograd convolutions. zero_residual: a residual block, if there are any, starts as its
+    shortcut.
     """
 
     bn_scale: bool = True
@@ -35,12 +37,6 @@ class InceptionDefinition:
     std: Any = None
     bgr: bool = False
     exact: bool = False
-
-
-@dataclass(frozen=True)
-class InceptionResNetDefinition(InceptionDefinition):
-    """zero_residual: each residual block starts as its shortcut."""
-
     zero_residual: bool = True
 
 
@@ -55,8 +51,7 @@ class Res(NamedTuple):
 # A branch is a tuple of steps. A step is a pool; a convolution with batch norm and relu: (filters, kernel), or without
 # padding (filters, kernel, stride); a list of branches; or a Res. The number in a stage's name is the side of its
 # images when the side of the input is 299.
-AVG, MAX = "avg", "max"
-ROW, COLUMN = (1, 7), (7, 1)
+AVG, MAX, ROW, COLUMN = "avg", "max", (1, 7), (7, 1)
 STEM = ((32, 3, 2), (32, 3, 1), (64, 3), MAX, (80, 1), (192, 3, 1), MAX)
 FORK = [((384, (1, 3)),), ((384, (3, 1)),)]
 
@@ -75,15 +70,9 @@ MIXED_8 = [((320, 1),), ((384, 1), FORK), ((448, 1), (384, 3), FORK), (AVG, (192
 V3 = {
     "stem": STEM,
     "stage35": (mixed_35(64, 32), mixed_35(64, 64), mixed_35(64, 64)),
-    "stage17": (
-        [((384, 3, 2),), ((64, 1), (96, 3), (96, 3, 2)), (MAX,)],
-        *(mixed_17(n) for n in (128, 160, 160, 192)),
-    ),
-    "stage8": (
-        [((192, 1), (320, 3, 2)), ((192, 1), (192, ROW), (192, COLUMN), (192, 3, 2)), (MAX,)],
-        *(MIXED_8, MIXED_8),
-    ),
-}  # fmt: skip
+    "stage17": ([((384, 3, 2),), ((64, 1), (96, 3), (96, 3, 2)), (MAX,)], *map(mixed_17, (128, 160, 160, 192))),
+    "stage8": ([((192, 1), (320, 3, 2)), ((192, 1), (192, ROW), (192, COLUMN), (192, 3, 2)), (MAX,)], MIXED_8, MIXED_8),
+}
 
 BLOCK_35 = [((32, 1),), ((32, 1), (32, 3)), ((32, 1), (48, 3), (64, 3))]
 BLOCK_17 = [((192, 1),), ((128, 1), (160, ROW), (192, COLUMN))]
@@ -92,36 +81,14 @@ BLOCK_8 = [((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1)))]
 RESNET_V2 = {
     "stem": STEM,
     "stage35": (mixed_35(96, 64), *(Res(BLOCK_35, 0.17),) * 10),
-    "stage17": (
-        [((384, 3, 2),), ((256, 1), (256, 3), (384, 3, 2)), (MAX,)],
-        *(Res(BLOCK_17, 0.1),) * 20,
-    ),
+    "stage17": ([((384, 3, 2),), ((256, 1), (256, 3), (384, 3, 2)), (MAX,)], *(Res(BLOCK_17, 0.1),) * 20),
     "stage8": (
         [((256, 1), (384, 3, 2)), ((256, 1), (288, 3, 2)), ((256, 1), (288, 3), (320, 3, 2)), (MAX,)],
-        *(Res(BLOCK_8, 0.2),) * 9,
-        Res(BLOCK_8, 1.0, relu=False),
-        (1536, 1),
+        *(Res(BLOCK_8, 0.2),) * 9, Res(BLOCK_8, 1.0, relu=False), (1536, 1),
     ),
-}
+}  # fmt: skip
 
-INCEPTIONS: dict[str, tuple[type[InceptionDefinition], dict[str, Any]]] = {
-    "inception_v3": (InceptionDefinition, V3),
-    "inception_resnet_v2": (InceptionResNetDefinition, RESNET_V2),
-}
-
-
-class Pool(Module):
-    """A 3x3 pool: "avg" keeps the size of the image, "max" halves it."""
-
-    def __init__(self, kind: str, count_padding: bool) -> None:
-        self.kind, self.count_padding = kind, count_padding
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.kind == MAX:
-            x = ops.max_pool(x, kernel=3, stride=2)
-        else:
-            x = ops.avg_pool(x, kernel=3, stride=1, padding=1, count_padding=self.count_padding)
-        return x
+INCEPTIONS: dict[str, dict[str, Any]] = {"inception_v3": V3, "inception_resnet_v2": RESNET_V2}
 
 
 class Mixed(Module):
@@ -135,14 +102,13 @@ class Mixed(Module):
             self.filters += filters
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = ops.concat(*(run(getattr(self, f"branch{b}"), x) for b in range(1, self.branches + 1)), axis=-1)
-        return x
+        return ops.concat(*(run(getattr(self, f"branch{b}"), x) for b in range(1, self.branches + 1)), axis=-1)
 
 
 class Residual(Mixed):
     """relu(x + scale * up(branches(x))), where up is a 1x1 convolution with bias and no batch norm."""
 
-    def __init__(self, channels: int, step: Res, width: float, d: Any, rng: Rng) -> None:
+    def __init__(self, channels: int, step: Res, width: float, d: InceptionDefinition, rng: Rng) -> None:
         super().__init__(channels, step.branches, width, d, rng)
         self.up = Conv2D(self.filters, channels, 1, exact=d.exact, rng=rng)
         if d.zero_residual:
@@ -156,13 +122,15 @@ class Residual(Mixed):
         return ops.add_relu(x, y) if self.relu else x + y
 
 
-def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: Rng) -> tuple[list[Module], int]:
+def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: Rng) -> tuple[list[Any], int]:
     """The layers of these steps, and the number of channels that come out of the last."""
     layers: list[Any] = []
     norm: dict[str, Any] = dict(eps=d.eps, momentum=d.momentum, unbiased=d.unbiased, gamma=1.0 if d.bn_scale else None)
     for step in steps:
-        if step in (AVG, MAX):
-            layers.append(Pool(step, d.count_padding))
+        if step == MAX:  # halves the image
+            layers.append(partial(ops.max_pool, kernel=3, stride=2))
+        elif step == AVG:  # keeps its size
+            layers.append(partial(ops.avg_pool, kernel=3, stride=1, padding=1, count_padding=d.count_padding))
         elif isinstance(step, list | Res):
             block: Any = Mixed if isinstance(step, list) else Residual
             layers.append(block(channels, step, width, d, rng))
@@ -175,7 +143,7 @@ def chain(channels: int, steps: Any, width: float, d: InceptionDefinition, rng: 
     return layers, channels
 
 
-def run(layers: list[Module], x: Tensor) -> Tensor:
+def run(layers: list[Any], x: Tensor) -> Tensor:
     """x through the layers, one after the other."""
     for layer in layers:
         x = layer(x, relu=True) if isinstance(layer, ConvNorm) else layer(x)
@@ -194,12 +162,9 @@ class Inception(Network):
         self, name: str, *, classes: int, width: float, size: int, channels: int, rng: Rng, **variant: Any
     ) -> None:
         if size < 75:
-            raise InputError(
-                f"{name} halves the image five times without padding: size must be at least 75, not {size}."
-            )
-        definition, self.plan = INCEPTIONS[name]
-        d = definition(**variant)
-        changed = {k: v for k, v in asdict(d).items() if v != getattr(definition, k)}
+            raise InputError(f"{name} halves the image five times: size must be at least 75, not {size}.")
+        self.plan, d = INCEPTIONS[name], InceptionDefinition(**variant)
+        changed = {k: v for k, v in asdict(d).items() if v != getattr(InceptionDefinition, k)}
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
         half = (0.5,) * channels
         mean, std = (half if values is None else values for values in (d.mean, d.std))
@@ -214,8 +179,4 @@ class Inception(Network):
         x = self.normalize(x)
         for stage in self.plan:
             x = run(getattr(self, stage), x)
-        x = ops.global_avg_pool(x)
-        return x
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.fc(features)
+        return ops.global_avg_pool(x)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,15 +44,10 @@ class LeNet(Network):
     def features(self, x: Tensor) -> Tensor:
         x = ops.max_pool(self.conv1(self.normalize(x)), kernel=2, ceil=True)
         x = ops.max_pool(self.conv2(x), kernel=2, ceil=True)
-        x = ops.relu(self.ip1(x.reshape(len(x), -1)))
-        return x
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.ip2(features)
+        return ops.relu(self.ip1(x.reshape(len(x), -1)))
 
 
-@dataclass(frozen=True)
-class Conv:
+class Conv(NamedTuple):
     """A convolution with a relu. "same" pads as in TensorFlow: if the zeros are odd, one more at the bottom right."""
 
     filters: int
@@ -66,18 +60,12 @@ class Conv:
         return -(-(size if self.padding == "same" else size - self.kernel + 1) // self.stride)
 
 
-@dataclass(frozen=True)
-class Dense:
-    """A dense layer with a relu."""
-
-    units: int
+class Dense(NamedTuple):
+    units: int  # of a dense layer with a relu
 
 
-@dataclass(frozen=True)
-class Drop:
-    """Dropout."""
-
-    rate: float
+class Drop(NamedTuple):
+    rate: float  # of dropout
 
 
 # After the last dropout, a dense layer "fc" gives the logits.

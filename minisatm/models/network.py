@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backend import on_gpu, placed
 from ..errors import InputError
-from ..layers import Module, Normalize
+from ..layers import Linear, Module, Normalize
 from ..parallel import one_blas_thread
 from ..tape import no_grad
 from ..tensor import Tensor
@@ -24,7 +24,6 @@ def input_layer(channels: int, mean: Any = None, std: Any = None, bgr: bool = Fa
         mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
     if std is None:
         std = IMAGENET_STD if channels == 3 else (sum(IMAGENET_STD) / 3,)
-    mean, std = tuple(map(float, mean)), tuple(map(float, std))
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"mean {mean} and std {std} must have one value for each of the {channels} channels.")
     return Normalize(mean, std, bgr=bgr)
@@ -67,16 +66,17 @@ class Network(Module):
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """(N, feature_width) -> (N, classes)."""
-        raise NotImplementedError
+        """The last layer: (N, feature_width) -> (N, classes)."""
+        last: Linear = getattr(self, self.top)
+        return last(features)
 
-    def as_function(self) -> Callable[[Any], tuple[Any, Callable[[Any], Any]]]:
+    def as_function(self) -> Callable[[Array], tuple[Array, Callable[[Array], Array]]]:
         """This network in eval mode as a function of arrays, for other libraries: images -> (logits, vjp).
 
         vjp(g) is the gradient of <g, logits> with respect to the images (N, size, size, channels) in [0, 1].
         """
 
-        def function(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        def function(x: Array) -> tuple[Array, Callable[[Array], Array]]:
             with self.mode(False):
                 return self.logits_and_vjp(x)
 

@@ -92,17 +92,14 @@ class Block(Module):
             self.conv1 = conv_norm(channels, width, 3, d, rng, stride=stride)
             self.conv2 = conv_norm(width, width, 3, d, rng, gamma=last)
         self.bottleneck, self.stride, self.channels = d.bottleneck, stride, channels
-        changes = stride != 1 or channels != self.filters
-        projects = changes and d.shortcut == "projection"
+        projects = d.shortcut == "projection" and (stride != 1 or channels != self.filters)
         self.project = conv_norm(channels, self.filters, 1, d, rng, stride=stride) if projects else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = self.conv1(x, relu=True)
-        y = self.conv2(y, relu=self.bottleneck)
+        y = self.conv2(self.conv1(x, relu=True), relu=self.bottleneck)
         if self.bottleneck:
             y = self.conv3(y)
-        x = ops.add_relu(y, self.shortcut(x))
-        return x
+        return ops.add_relu(y, self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
         """x, in the shape of f(x)."""
@@ -111,9 +108,7 @@ class Block(Module):
         if self.stride != 1:
             x = x[:, :: self.stride, :: self.stride]
         missing = self.filters - self.channels
-        if missing:
-            x = ops.pad(x, widths=((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-        return x
+        return ops.pad(x, widths=((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2))) if missing else x
 
 
 class ResNet(Network):
@@ -156,8 +151,4 @@ class ResNet(Network):
         for stage in range(1, len(self.d.blocks) + 1):
             for block in getattr(self, f"stage{stage}"):
                 x = block(x)
-        x = ops.global_avg_pool(x)
-        return x
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.fc(features)
+        return ops.global_avg_pool(x)

@@ -41,8 +41,7 @@ class VGG16(Network):
         for block, filters in enumerate(PLAN, 1):
             for i, n in enumerate(filters, 1):
                 n = scaled(n, width)
-                conv = layer(channels, n, 3, padding=1, bias=True, exact=exact, rng=rng)
-                setattr(self, f"conv{block}_{i}", conv)
+                setattr(self, f"conv{block}_{i}", layer(channels, n, 3, padding=1, exact=exact, rng=rng, bias=True))
                 channels = n
         hidden = self.feature_width = scaled(HIDDEN, width)
         self.fc6 = Linear(channels * (size // 32) ** 2, hidden, rng=rng)
@@ -59,8 +58,7 @@ class VGG16(Network):
             x = getattr(self, f"conv{block}_{len(filters)}")(x)
             x = ops.relu(ops.max_pool(x, kernel=2))  # relu after the pool: the same values, a quarter of the work
         x = self.dropout6(ops.relu(self.fc6(x.reshape(len(x), -1))))
-        x = ops.relu(self.fc7(x))
-        return x
+        return ops.relu(self.fc7(x))
 
     def logits(self, features: Tensor) -> Tensor:
         return self.fc8(self.dropout7(features))
