@@ -79,7 +79,7 @@ def examples(
     batch size nor the choice of images changes an example.
     """
     attack, drawn = ATTACKS[setting.attack], dict[str, Any]()
-    if attack.random:
+    if attack.takes("rng"):
         generators = [stream(seed, "examples", source, setting.attack, int(place)) for place in places]
         if attack.draw is None:
             drawn["rng"] = _ForEachImage(generators)
