@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,14 @@ def examples(
             drawn["noise"] = np.concatenate([attack.draw(image, rng=rng, **wanted) for rng in generators])
     x_adv = setting(network, x, y, **drawn)
     return x_adv, setting.rounded(x_adv, x)
+
+
+def with_places(batches: Any, limit: int | None) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield (x, y, places) for each batch of `batches.in_order(limit)`."""
+    places, start = batches.places(limit), 0
+    for x, y in batches.in_order(limit):
+        yield x, y, places[start : start + len(x)]
+        start += len(x)
 
 
 class _ForEachImage:
