@@ -20,7 +20,6 @@ from .evaluation.setting import AttackSetting
 from .parallel import cores
 from .run import lineup
 from .run.experiment import TEST_BATCH, is_narrow
-from .run.folder import RunFolder
 from .run.images import test_images
 from .run.settings import choices
 
@@ -106,7 +105,7 @@ def prepare(args: Any) -> Session:
     )  # fmt: skip
     (out / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
     return Session(networks, entries, dataset, batches, settings, first.epsilon, limit, seed, cores() if narrow else 1,
-                   out, RunFolder(out).table, args.save_examples)  # fmt: skip
+                   out, args.save_examples)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -129,11 +129,11 @@ def cross(
     images.finish()
     true = np.concatenate([part.true for part in parts[:: len(targets)]])
     fields = ([getattr(part, name) for part in parts] for name in ("answers", "unrounded", "sizes", "images"))
-    return Crossing(setting, true, *map(_joined, fields))
+    return Crossing(setting, true, *map(joined, fields))
 
 
-def _joined(parts: Iterable[dict[Any, Array]]) -> dict[Any, Array]:
-    """One dictionary of the batches' dictionaries, {key: (n,)}."""
+def joined(parts: Iterable[dict[Any, Array]]) -> dict[Any, Array]:
+    """The arrays of all parts under each key, one after the other: {key: (n, ...)}."""
     arrays: dict[Any, list[Array]] = {}
     for part in parts:
         for key, array in part.items():
