@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import backend
-from .cli import Parser, folder, words
+from .cli import Parser, folder, number, numbers, words
 from .errors import MISTAKES, InputError, tell
 from .evaluation import export
 from .evaluation.request import attack_list, settings_of
@@ -51,9 +51,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("runs", nargs="*", metavar="RUN[:network]", help="run folders, networks of them, weights files")
     p.add_argument("--attack", type=words, metavar="A,B", help="one or several of --list [the first run's]")
-    p.add_argument("--epsilon", type=words, metavar="E,E", help="like 16/256,32/256 [the first run's]")
-    p.add_argument("--alpha", metavar="A", help="the random step of r_fgsm and r_step_ll, below epsilon [the first "
-                   "run's; with --epsilon, epsilon/2]")  # fmt: skip
+    p.add_argument("--epsilon", type=numbers, metavar="E,E", help="like 16/256,32/256 [the first run's]")
+    p.add_argument("--alpha", type=number, metavar="A", help="the random step of r_fgsm and r_step_ll, below epsilon "
+                   "[the first run's; with --epsilon, epsilon/2]")  # fmt: skip
     p.add_argument("--set", type=words, default=(), metavar="K=V,K=V", help="an attack's own options, like steps=20")
     p.add_argument("--images", type=int, default=500, metavar="N", help="how many of the test images; 0: all [500]")
     p.add_argument("--batch", type=int, metavar="N", help=f"images at a time [the run's, times {TEST_BATCH}]")
