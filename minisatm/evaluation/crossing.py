@@ -19,6 +19,7 @@ from .setting import AttackSetting, examples, with_places
 
 Array = Any
 Pair = tuple[str, str]  # (target, source); the source of clean images is ""
+Names = dict[Pair, dict[str, Any]]  # the method, network, condition and run in the row of each pair
 CHANGED = 1e-4 / 255  # less is no rounding, but how exactly float32 knows a pixel
 
 
@@ -52,20 +53,6 @@ class Crossing:
     def confusion(self, target: str, source: str, classes: int) -> Array:
         return metrics.confusion_matrix(self.true, self.answers[target, source], classes)
 
-    def row(self, pair: Pair, classes: int, *, method: str, network: str, condition: str, run: str = "") -> Row:
-        """The row of a table for one pair; the names are the target's."""
-        target, source = pair
-        rates: dict[str, Any] = metrics.rates(self.confusion(target, source, classes))
-        if not source:
-            return Row(method, network, condition, source, **rates, run=run)
-        sizes = self.sizes[source]
-        return Row(
-            method, network, condition, source, **rates, run=run, attack=self.setting.attack, norm=self.setting.norm,
-            epsilon=self.setting.epsilon if self.setting.has_epsilon else None,
-            rate_before_rounding=float(self.right(*pair, rounded=False).mean()) if pair in self.unrounded else None,
-            perturbation=float(sizes.mean()), largest_perturbation=float(sizes.max()),
-        )  # fmt: skip
-
     def above_clean(self) -> list[Pair]:
         """Where a target is better on adversarial images than on clean ones, though the attack reads the true class."""
         if not ATTACKS[self.setting.attack].reads_label:
@@ -73,17 +60,33 @@ class Crossing:
         clean = {target: self.right(target, "").mean() for target in self.targets}
         return [(t, s) for t, s in self.answers if s and self.right(t, s).mean() > clean[t]]
 
-    def leak(
-        self, pair: Pair, predicted: Crossing | None, *, method: str, network: str, condition: str, run: str = ""
-    ) -> Leak:
-        """The row of tables/leaks.csv for one pair of `above_clean`. predicted: crossed with predicted_labels."""
-        target, source = pair
-        adversarial, clean = self.right(target, source), self.right(target, "")
-        difference, low, high = metrics.paired_difference(adversarial, clean)
-        return Leak(
-            method, network, condition, source, len(self.true), float(adversarial.mean()), float(clean.mean()),
-            difference, low, high, None if predicted is None else float(predicted.right(*pair).mean()), run,
-        )  # fmt: skip
+    def rows(self, names: Names, classes: int) -> list[Row]:
+        """The row of each pair."""
+        return [self._row(pair, columns, classes) for pair, columns in names.items()]
+
+    def _row(self, pair: Pair, names: dict[str, Any], classes: int) -> Row:
+        source, measured = pair[1], metrics.rates(self.confusion(*pair, classes))
+        if source:
+            measured |= dict(
+                attack=self.setting.attack, norm=self.setting.norm,
+                epsilon=self.setting.epsilon if self.setting.has_epsilon else None,
+                rate_before_rounding=float(self.right(*pair, rounded=False).mean()) if pair in self.unrounded else None,
+                perturbation=float(self.sizes[source].mean()), largest_perturbation=float(self.sizes[source].max()),
+            )  # fmt: skip
+        return Row(**names, source=source, **measured)
+
+    def leaks(self, names: Names, predicted: Crossing | None) -> list[Leak]:
+        """The row of each pair of `above_clean`. predicted: the same pairs, crossed with predicted_labels."""
+        above, rows = self.above_clean(), []
+        for pair in (pair for pair in names if pair in above):
+            adversarial, clean = self.right(*pair), self.right(pair[0], "")
+            difference, low, high = metrics.paired_difference(adversarial, clean)
+            rows.append(Leak(
+                **names[pair], source=pair[1], n=len(self.true), rate=float(adversarial.mean()),
+                clean_rate=float(clean.mean()), difference=difference, low=low, high=high,
+                rate_from_predicted_labels=float(predicted.right(*pair).mean()) if predicted else None,
+            ))  # fmt: skip
+        return rows
 
 
 def cross(

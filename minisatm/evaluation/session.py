@@ -15,6 +15,7 @@ from ..progress import bar
 from ..results.figures import figure_epsilons
 from ..results.readings import leak_sentences
 from ..results.rows import Leak, Row
+from ..results.screen import WIDTH
 from ..results.tables import write_rows
 from ..units import epsilon_text
 from . import crossing, curves, export, masking, matrix
@@ -46,7 +47,7 @@ class Session:
 
     def say(self, text: str = "", indent: int = 0) -> None:
         """To the screen, and to evaluation.txt; with an indent, folded to the screen's width."""
-        text = textwrap.fill(text, matrix.WIDTH, subsequent_indent=" " * indent) if indent else text
+        text = textwrap.fill(text, WIDTH, subsequent_indent=" " * indent) if indent else text
         print(text, flush=True)
         with open(self.out / "evaluation.txt", "a", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -96,9 +97,10 @@ class Session:
             if above:
                 predicted = self.shared("from predicted labels", self.limit, crossing.cross, setting, limit=self.limit,
                                         pairs=above, unrounded=False, predicted_labels=True)  # fmt: skip
-            new_leaks = matrix.leaks(crossed, self.entries, predicted)
+            names = matrix.names(crossed, self.entries)
+            new_leaks = crossed.leaks(names, predicted)
             leaks += new_leaks
-            rows += [row for row in matrix.rows(crossed, self.entries, len(classes)) if row.source or not rows]
+            rows += [row for row in crossed.rows(names, len(classes)) if row.source or not rows]
             self.save("matrix", rows)
             self.save("leaks", leaks)
             self.say("\n" + matrix.matrix_text(crossed, len(classes)))
