@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from dataclasses import asdict
@@ -97,7 +96,7 @@ def prepare(args: Any) -> Session:
         export.check_empty(args.save_examples)
     for part in ("tables", "figures"):
         (out / part).mkdir(parents=True)
-    limit = int(min(args.images or math.inf, len(batches)))
+    limit = min(args.images or len(batches), len(batches))
     facts = dict(
         networks={e.label: str(e.file) for e in entries}, attacks=[asdict(setting) for setting in settings],
         images=limit, batch=batch, seed=seed, backend=args.backend, curves=args.curves, masking=args.masking,

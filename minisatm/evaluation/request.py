@@ -56,10 +56,8 @@ def settings_of(
         for epsilon in dict.fromkeys(sizes if attack.takes("epsilon") else sizes[:1]):
             setting = AttackSetting(name, epsilon, random_part if attack.takes("alpha") else None, chosen)
             if setting.has_epsilon and setting.unit and epsilons is None:
-                raise InputError(
-                    f"with these options epsilon of {name} is a {setting.unit}, but the run's epsilon is per pixel: "
-                    "give one, like --epsilon 1."
-                )
+                raise InputError(f"with these options epsilon of {name} is a {setting.unit}, but the run's epsilon is "
+                                 "per pixel: give one, like --epsilon 1.")  # fmt: skip
             _try_out(setting, shape)
             settings.append(setting)
     return settings
@@ -77,10 +75,8 @@ def _check(names: Sequence[str], epsilons: Sequence[float] | None, alpha: float 
     known = {option for name in names for option in kinds(name)}
     for entry in options:
         if "=" not in entry or entry.partition("=")[0] not in known:
-            raise InputError(
-                f"--set {entry}: {', '.join(names)} {'has' if len(names) == 1 else 'have'} no such option: give "
-                f"{', '.join(f'{k}=...' for k in sorted(known))}."
-            )
+            have, choices = "has" if len(names) == 1 else "have", ", ".join(f"{option}=..." for option in sorted(known))
+            raise InputError(f"--set {entry}: {', '.join(names)} {have} no such option: give {choices}.")
     if alpha is not None and not any(ATTACKS[name].takes("alpha") for name in names):
         raise InputError(f"--alpha is the size of a random step, and {', '.join(names)} has none: leave it out.")
 

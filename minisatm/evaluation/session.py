@@ -15,7 +15,7 @@ from ..progress import bar
 from ..results.figures import figure_epsilons
 from ..results.readings import leak_sentences
 from ..results.rows import Leak, Row
-from ..results.screen import WIDTH
+from ..results.screen import WIDTH, percent
 from ..results.tables import write_rows
 from ..units import epsilon_text
 from . import crossing, curves, export, masking, matrix
@@ -78,11 +78,9 @@ class Session:
 
     def introduce(self) -> None:
         group, rate = self.always(self.limit)
-        self.say(
-            f"images    {self.limit:,} of {len(self.batches):,} test images of {self.dataset.name}, "
-            f"{self.batches.size}x{self.batches.size}, {len(self.dataset.classes)} classes (always {group}: "
-            f"{100 * rate:.1f} %)"
-        )
+        size, classes = self.batches.size, len(self.dataset.classes)
+        self.say(f"images    {self.limit:,} of {len(self.batches):,} test images of {self.dataset.name}, "
+                 f"{size}x{size}, {classes} classes (always {group}: {percent(rate)} %)")  # fmt: skip
         numbered = ", ".join(f"{k} {name}" for k, name in enumerate(self.networks, 1))
         self.say(f"networks  {numbered}", indent=10)
         self.say(f"attacks   {'; '.join(map(str, self.settings))}; examples are 8-bit pixels", indent=10)
@@ -128,10 +126,8 @@ class Session:
         gathered = self.shared("masking", self.subset, masking.gather, epsilon=epsilon, limit=self.subset)
         undefended = {(e.run, e.name): e.label for e in self.entries if e.method == "undefended"}
         rows, summaries = [], []
-        self.say(
-            f"\nIs it masking? Rates at epsilon {epsilon_text(epsilon)}; points: by how much the first of two attacks "
-            "is stronger, with 99 % intervals"
-        )
+        self.say(f"\nIs it masking? Rates at epsilon {epsilon_text(epsilon)}; points: by how much the first of two "
+                 "attacks is stronger, with 99 % intervals")  # fmt: skip
         for entry in self.entries:
             label, reference = entry.label, undefended.get((entry.run, entry.name))
             evidence = gathered[label]

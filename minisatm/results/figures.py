@@ -239,10 +239,8 @@ def _pair_images(pair: Mapping[str, Any], factor: float) -> list[Array]:
     """The adversarial image, the clean one and their difference around grey, amplified; all (H, W, C) in [0, 1]."""
     clean, adversarial = (np.asarray(pair[key], dtype=np.float64) for key in ("clean", "adversarial"))
     if clean.shape != adversarial.shape or clean.ndim != 3 or clean.shape[2] not in (1, 3):
-        raise InputError(
-            f"A pair has a clean image {clean.shape} and an adversarial one {adversarial.shape}: "
-            "both must be (height, width, channels) with 1 or 3 channels."
-        )
+        raise InputError(f"A pair has a clean image {clean.shape} and an adversarial one {adversarial.shape}: "
+                         "both must be (height, width, channels) with 1 or 3 channels.")  # fmt: skip
     return [image.clip(0, 1) for image in (adversarial, clean, 0.5 + factor * (adversarial - clean))]
 
 

@@ -59,11 +59,10 @@ def comparisons(results: Results) -> list[tuple[str, str, str, str, str]]:
     """(methods, condition, network, points with interval, verdict) of each paired difference."""
     lines = []
     for row in results.differences:
-        points, low, high = 100 * row.difference, 100 * row.low, 100 * row.high
-        if not isnan(points + low + high):
-            verdict = "above" if low > 0 else "below" if high < 0 else "no clear difference"
-            what = f"{label(row.method)} - {row.other}"
-            lines.append((what, row.condition, row.network, f"{points:+.1f} [{low:+.1f}, {high:+.1f}]", verdict))
+        if not isnan(row.difference + row.low + row.high):
+            verdict = "above" if row.low > 0 else "below" if row.high < 0 else "no clear difference"
+            points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * p for p in (row.difference, row.low, row.high)))
+            lines.append((f"{label(row.method)} - {row.other}", row.condition, row.network, points, verdict))
     return lines
 
 

@@ -105,12 +105,11 @@ class Results:
         """Read a run folder; a table that it lacks is empty. Raises InputError for a folder that is not a run's."""
         folder = Path(folder)
         settings, tables = _read_settings(folder), folder / "tables"
-        rows, differences = read_rows(tables / "results.csv", Row), read_rows(tables / "differences.csv", Difference)
-        leaks = read_rows(tables / "leaks.csv", Leak)
-        epochs, log = _read_phases(folder / "epochs.csv"), _read_phases(folder / "log.csv")
         files = [(m, path) for m in METHODS for path in sorted(tables.glob(f"confusion_{m}_*.csv"))]
         confusions = {(m, path.stem.split("_", 2)[2]): _read_confusion(path) for m, path in files}
-        return cls(settings, rows, differences, leaks, epochs, log, confusions, folder)
+        rows, differences = read_rows(tables / "results.csv", Row), read_rows(tables / "differences.csv", Difference)
+        epochs, log = _read_phases(folder / "epochs.csv"), _read_phases(folder / "log.csv")
+        return cls(settings, rows, differences, read_rows(tables / "leaks.csv", Leak), epochs, log, confusions, folder)
 
     @property
     def networks(self) -> list[str]:

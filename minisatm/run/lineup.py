@@ -39,18 +39,16 @@ def line_up(texts: Sequence[str]) -> tuple[list[Entry], list[Path]]:
 
 
 def _chosen(run: Path, wanted: str) -> list[Entry]:
-    known = _networks_of(run)
+    known = {f"{e.method}/{e.name}": e for e in _networks_of(run)}
     if not known and (run / "evaluation.txt").exists():
         raise InputError(f"{run} is an evaluation, not a run: name a folder that minisatm.train made.")
     if not known:
-        raise InputError(
-            f"{run} has no networks yet (networks/*.h5): its first phase is not finished; go on with  "
-            f"python -m minisatm.train --resume {run}"
-        )
-    chosen = [e for e in known if wanted in ("", e.method, e.name, f"{e.method}/{e.name}")]
+        raise InputError(f"{run} has no networks yet (networks/*.h5): its first phase is not finished; go on with  "
+                         f"python -m minisatm.train --resume {run}")  # fmt: skip
+    chosen = [entry for name, entry in known.items() if wanted in ("", entry.method, entry.name, name)]
     if not chosen:
-        names = ", ".join(f"{e.method}/{e.name}" for e in known)
-        raise InputError(f"{run} has no network {wanted!r}: it has {names} (a method or a name alone takes several).")
+        raise InputError(f"{run} has no network {wanted!r}: it has {', '.join(known)} (a method or a name alone takes "
+                         "several).")  # fmt: skip
     return chosen
 
 
@@ -87,10 +85,8 @@ def shared_settings(runs: Sequence[Path], data_dir: str = "") -> config.Settings
         for what, here in _identity(first).items():
             there = _identity(other)[what]
             if here != there:
-                raise InputError(
-                    f"{runs[0]} and {run} do not share their test images ({what}: {here} and {there}): evaluate one "
-                    "after the other."
-                )
+                raise InputError(f"{runs[0]} and {run} do not share their test images ({what}: {here} and {there}): "
+                                 "evaluate one after the other.")  # fmt: skip
     return first
 
 
@@ -108,14 +104,12 @@ def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, ba
     for entry in entries:
         definition = files.definition_of(entry.file)
         if "name" not in definition:
-            raise InputError(
-                f"{entry.file} is not a minisatm weights file: make one of it with python -m weights_convert."
-            )
+            raise InputError(f"{entry.file} is not a minisatm weights file: make one of it with python -m "
+                             "weights_convert.")  # fmt: skip
         for what, wanted in (("classes", len(dataset.classes)), ("size", size), ("channels", dataset.channels)):
             if definition.get(what) != wanted:
-                raise InputError(
-                    f"{entry.label} is a network of {what} {definition.get(what)}, the test images of {dataset.name} "
-                    f"have {what} {wanted}: leave it out, or evaluate it with a run that has such images."
-                )
+                raise InputError(f"{entry.label} is a network of {what} {definition.get(what)}, the test images of "
+                                 f"{dataset.name} have {what} {wanted}: leave it out, or evaluate it with a run that "
+                                 "has such images.")  # fmt: skip
         networks[entry.label] = models.build(None, weights=str(entry.file)).to(backend)
     return networks
