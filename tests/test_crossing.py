@@ -61,7 +61,7 @@ def test_leaking_labels_are_warned_of():
     found = made({("m/a", ""): 50, ("m/a", "m/a"): 90, ("m/a", "m/b"): 51})
     assert found.above_clean() == [("m/a", "m/a"), ("m/a", "m/b")]
     again = made({("m/a", ""): 50, ("m/a", "m/a"): 40, ("m/a", "m/b"): 30})
-    sure, within = leak_sentences(leaks(found, again), matrix.leak_name)
+    sure, within = leak_sentences(leaks(found, again))
     assert sure == (
         "WARNING: m/a on its own examples: 90.0 % beats clean 50.0 %; crafted from predicted labels, which cannot leak "
         "the true one, it is 40.0 %."
@@ -69,7 +69,7 @@ def test_leaking_labels_are_warned_of():
     assert within.startswith("Chance can explain this: m/a on examples of m/b: 51.0 % beats clean 50.0 %")
     assert made({("a", ""): 50, ("a", "a"): 90}, attack="step_ll").above_clean() == []  # it never saw the label
     many = made({("m/a", ""): 50, **{("m/a", f"m/{k}"): 51 for k in range(5)}})
-    assert leak_sentences(leaks(many), matrix.leak_name)[0].startswith("5 rates beat the clean one, but chance can")
+    assert leak_sentences(leaks(many))[0].startswith("5 rates beat the clean one, but chance can")
 
 
 def test_a_leak_is_paired_image_by_image():

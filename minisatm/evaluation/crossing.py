@@ -62,18 +62,19 @@ class Crossing:
 
     def rows(self, names: Names, classes: int) -> list[Row]:
         """The row of each pair."""
-        return [self._row(pair, columns, classes) for pair, columns in names.items()]
-
-    def _row(self, pair: Pair, names: dict[str, Any], classes: int) -> Row:
-        source, measured = pair[1], metrics.rates(self.confusion(*pair, classes))
-        if source:
-            measured |= dict(
-                attack=self.setting.attack, norm=self.setting.norm,
-                epsilon=self.setting.epsilon if self.setting.has_epsilon else None,
-                rate_before_rounding=float(self.right(*pair, rounded=False).mean()) if pair in self.unrounded else None,
-                perturbation=float(self.sizes[source].mean()), largest_perturbation=float(self.sizes[source].max()),
-            )  # fmt: skip
-        return Row(**names, source=source, **measured)
+        setting, rows = self.setting, []
+        for pair, columns in names.items():
+            measured, source = metrics.rates(self.confusion(*pair, classes)), pair[1]
+            if source:
+                sizes = self.sizes[source]
+                measured |= dict(attack=setting.attack, norm=setting.norm, perturbation=float(sizes.mean()),
+                                 largest_perturbation=float(sizes.max()))  # fmt: skip
+                if setting.has_epsilon:
+                    measured["epsilon"] = setting.epsilon
+                if pair in self.unrounded:
+                    measured["rate_before_rounding"] = float(self.right(*pair, rounded=False).mean())
+            rows.append(Row(**columns, source=source, **measured))
+        return rows
 
     def leaks(self, names: Names, predicted: Crossing | None) -> list[Leak]:
         """The row of each pair of `above_clean`. predicted: the same pairs, crossed with predicted_labels."""

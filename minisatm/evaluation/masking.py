@@ -92,8 +92,12 @@ def gather(
         measured = dict(zip(networks, team.map(attacked, networks)))
 
         def transferred(name: str) -> dict[str, Array]:
-            others = {s: pixels for s, (_, pixels) in measured.items() if s != name}  # noqa: B023
-            return {f"from {s}": _right(networks[name], _scaled(pixels, x), y) for s, pixels in others.items()}  # noqa: B023
+            right = {}
+            for source, (_, pixels) in measured.items():  # noqa: B023
+                if source != name:
+                    x_adv = array_module(x).asarray(pixels).astype(x.dtype) / 255  # noqa: B023
+                    right[f"from {source}"] = _right(networks[name], x_adv, y)  # noqa: B023
+            return right
 
         for name, more in zip(networks, team.map(transferred, networks)):
             parts[name].append(replace(measured[name][0], right=measured[name][0].right | more))
@@ -130,11 +134,6 @@ def _attacked(network: Any, x: Array, y: Array, epsilon: float, **keys: Any) -> 
 
 def _right(network: Any, x: Array, y: Array) -> Array:
     return placed(logits_of(network, x).argmax(axis=1), "numpy") == y
-
-
-def _scaled(pixels: Array, like: Array) -> Array:
-    """uint8 pixels as the network's own images are: float32 in [0, 1], on the same device."""
-    return array_module(like).asarray(pixels).astype(like.dtype) / 255
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import metrics
-from ..results.rows import CLEAN, OTHER, WHITE_BOX, Leak
+from ..results.readings import attacked
+from ..results.rows import CLEAN, OTHER, WHITE_BOX
 from ..results.screen import CELL, WIDTH, aligned, percent
 from .crossing import Crossing, Names
 
@@ -86,20 +87,9 @@ def rounding_remarks(crossing: Crossing) -> list[str]:
         difference, low, high = metrics.paired_difference(after, before)
         if low > 0 or high < 0:
             rates = f"from {percent(before.mean())} to {percent(after.mean())} %"
-            changed[f"{target} on {_examples(source, target == source)} {rates}"] = abs(difference)
+            changed[f"{attacked(target, source, target == source)} {rates}"] = abs(difference)
     if len(changed) <= SHOWN:
         return [f"rounding to 8-bit pixels changes {text}." for text in changed]
     most = max(changed, key=lambda text: changed[text])
     return [f"rounding to 8-bit pixels changes {len(changed)} rates by more than chance explains, most {most}; "
             "tables/matrix.csv has all of them."]  # fmt: skip
-
-
-def leak_name(leak: Leak) -> str:
-    """Which network, on which examples."""
-    target = f"{leak.method}/{leak.network}" if leak.method else leak.network
-    target = f"{leak.run}:{target}" if leak.run else target
-    return f"{target} on {_examples(leak.source, leak.condition == WHITE_BOX)}"
-
-
-def _examples(source: str, own: bool) -> str:
-    return "its own examples" if own else f"examples of {source}"

@@ -102,7 +102,7 @@ class Session:
             self.save("matrix", rows)
             self.save("leaks", leaks)
             self.say("\n" + matrix.matrix_text(crossed, len(classes)))
-            for line in matrix.rounding_remarks(crossed) + leak_sentences(new_leaks, matrix.leak_name):
+            for line in matrix.rounding_remarks(crossed) + leak_sentences(new_leaks):
                 self.say(line, indent=2)
             if self.examples is not None:
                 export.export(self.examples, crossed, classes)
