@@ -46,7 +46,8 @@ def names(crossing: Crossing, entries: Sequence[Entry]) -> Names:
     """What the row of each pair says of its target, as `Crossing.rows` takes it."""
     by_label, named = {entry.label: entry for entry in entries}, {}
     for target, source in crossing.answers:
-        entry, condition = by_label[target], WHITE_BOX if source == target else OTHER if source else CLEAN
+        condition = WHITE_BOX if source == target else OTHER if source else CLEAN
+        entry = by_label[target]
         named[target, source] = dict(method=entry.method, network=entry.name, condition=condition, run=entry.prefix)
     return named
 
