@@ -61,12 +61,10 @@ def interval(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 def rates(matrix: Array) -> dict[str, Any]:
     """n, rate and one_off of a confusion matrix with their 95 % intervals, as the fields of a Row have them."""
-    n = int(matrix.sum())
-    columns: dict[str, Any] = {"n": n}
-    for name, value in (("rate", classification_rate(matrix)), ("one_off", one_off(matrix))):
-        low, high = interval(value, n)
-        columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    return columns
+    n, rate, near = int(matrix.sum()), classification_rate(matrix), one_off(matrix)
+    (low, high), (near_low, near_high) = interval(rate, n), interval(near, n)
+    return dict(n=n, rate=rate, rate_low=low, rate_high=high,
+                one_off=near, one_off_low=near_low, one_off_high=near_high)  # fmt: skip
 
 
 def majority_rate(labels: Array, classes: int) -> tuple[int, float, float]:

@@ -63,11 +63,11 @@ def warnings_of(*arguments):
 def test_leak_warnings():
     (sure,) = warnings_of(result_rows(), CONFIG, (), LEAKS)
     assert sure == (
-        "WARNING: SATM vgg<16>, partner new: 66.2 % beats clean 65.3 %; crafted from predicted labels, which cannot "
-        "leak the true one, it is 58.8 %."
+        "WARNING: satm/vgg<16> on examples of x/y: 66.2 % beats clean 65.3 %; crafted from predicted labels, which "
+        "cannot leak the true one, it is 58.8 %."
     )
     by_chance = [line for line in lines_of(result_rows(), CONFIG, (), LEAKS) if line.startswith("Chance can explain")]
-    assert by_chance == ["Chance can explain this: SATM resnet50, partner new: 65.2 % beats clean 64.3 %."]
+    assert by_chance == ["Chance can explain this: satm/resnet50 on examples of x/y: 65.2 % beats clean 64.3 %."]
     (unknown,) = warnings_of(result_rows(), CONFIG, (), [leak(predicted=None)])
     assert unknown.endswith("66.2 % beats clean 65.3 %; the true label may have leaked.")
     rows = [row for row in result_rows() if (row.method, row.condition) != ("satm", "partner new")]
@@ -76,17 +76,22 @@ def test_leak_warnings():
         lines = lines_of(result_rows(), {**CONFIG, "attack": attack}, (), LEAKS)
         assert len([line for line in lines if "WARNING" in line]) == count
         assert len([line for line in lines if "Chance can" in line]) == count
-    twice = [*result_rows(), result("satm", "vgg<16>", "partner new", 0.2, 0.3, "x/z")]
-    assert "vgg<16>, partner new of x/y: 66.2 % beats" in warnings_of(twice, CONFIG, (), LEAKS)[0]
+    twice = [leak(), leak(source="x/z")]
+    assert "vgg<16> on examples of x/z: 66.2 % beats" in warnings_of(result_rows(), CONFIG, (), twice)[1]
 
 
 def test_only_an_interval_above_zero_is_a_warning():
     def said(*lows):
-        return leak_sentences([leak(low=low) for low in lows], lambda leak: leak.source)
+        return leak_sentences([leak(low=low) for low in lows])
 
-    assert [line[:12] for line in said(0.001, 0.0, 0.002, -0.1)] == ["WARNING: x/y", "WARNING: x/y", "Chance can e"]
+    assert [line[:12] for line in said(0.001, 0.0, 0.002, -0.1)] == ["WARNING: sat", "WARNING: sat", "Chance can e"]
     assert said() == said(math.nan) == []
-    assert said(-0.1, -0.1, -0.1)[0].count("x/y: 66.2 % beats clean 65.3 %; crafted from predicted labels") == 3
+    assert (
+        said(-0.1, -0.1, -0.1)[0].count(
+            "satm/vgg<16> on examples of x/y: 66.2 % beats clean 65.3 %; crafted from predicted labels"
+        )
+        == 3
+    )
     assert said(-0.1, -0.1, -0.1, 0.0) == [
         "4 rates beat the clean one, but chance can explain it (tables/leaks.csv has them)."
     ]

@@ -25,13 +25,13 @@ TITLES = {
     "Table 5": "Black-box attacks of a hold-out network",
 }
 STARTS = "The clean phase ends at 0; every defence starts from there."
-TERMS = "Moving means. Ensemble and SATM sum a clean and an adversarial term, so they lie higher than the others."
-FIGURES = {
+FIGURES = {  # title, caption, and why it may be missing
     "figure1": ("Fig. 1. Adversarial examples (left) and clean images (right)", "Red: the network is wrong. The "
                 "difference is drawn around grey.", "no example pairs were saved"),
     "figure3": ("Fig. 3. Rates on training images", STARTS, "epochs.csv has no rates of training images"),
     "figure4": ("Fig. 4. Rates on validation images", STARTS, "epochs.csv has no rates of validation images"),
-    "losses": ("Losses", TERMS, "log.csv has no losses"),
+    "losses": ("Losses", "Moving means. Ensemble and SATM sum a clean and an adversarial term, so they lie higher than "
+               "the others.", "log.csv has no losses"),
     "results": ("Results as bars", "The tables above, with 95 % intervals.", "there is no tables/results.csv"),
 }  # fmt: skip
 TABLE_5 = ("undefended", "control", "ensemble", "satm")
@@ -46,10 +46,8 @@ NOTES = (
     "A robust rate means little alone: read it beside the clean rate and beside always answering the same class.",
     "SATM is not a defence against an attacker who holds the network itself (white-box) or takes many steps.",
 )
-LEAK_NOTE = (
-    "Examples are crafted with the true label, so a network can learn to read it from the perturbation: an adversarial "
-    "rate above the clean rate is a warning, not a success."
-)
+LEAK_NOTE = ("Examples are crafted with the true label, so a network can learn to read it from the perturbation: an "
+             "adversarial rate above the clean rate is a warning, not a success.")  # fmt: skip
 CSS = """
 :root{--ink:#1d2430;--soft:#5d6675;--line:#d9dee6;--accent:#0b559f}
 body{font:16px/1.55 system-ui,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#f4f6f9;margin:0}
@@ -141,9 +139,8 @@ def _results(results: Results) -> str:
         lines = [[m, *((cell_text(c, rate), cell_text(c, near)) if c else "-" for c in cells)] for m, cells in block]
         parts += [f"<h3>{escape(network)}</h3>", _table(("method", *CONDITIONS), lines)]
     parts += [f"<p>{escape(line)}</p>" for line in asides(results)]
-    compared = comparisons(results)
-    if compared:
-        header = ("difference", "condition", "network", "points [95 % interval]", "")
+    header = ("difference", "condition", "network", "points [95 % interval]", "")
+    if compared := comparisons(results):
         parts.append(_table(header, compared, comparisons_title(results)))
     for line in sentences(results):
         kind = ' class="warning"' if line.startswith("WARNING") else ""
@@ -176,15 +173,15 @@ def _ours(name: str, results: Results, network: str) -> list[str]:
     def changes(before: str, after: str) -> list[str]:
         return [f"{percent('undefended', before, f)} → {percent('satm', after, f)}" for f in ("rate", "one_off")]
 
-    if name == "Table 1":
-        return [network, percent("undefended", WHITE_BOX, "rate"), percent("undefended", CLEAN, "rate")]
-    if name == "Table 2":
-        return [network, *changes(WHITE_BOX, WHITE_BOX)]
-    if name == "Table 4":
-        return [network, *changes(PARTNER_OLD, PARTNER_NEW), percent("satm", CLEAN, "rate")]
     both = [percent(method, HOLD_OUT, "rate", "one_off") for method in TABLE_5]
     holdout = f"{results.holdout_name or 'hold-out'}, ε {results.epsilon}"
-    return [network, holdout, *both] if set(both) != {"-"} else [network]
+    lines = {
+        "Table 1": [percent("undefended", WHITE_BOX, "rate"), percent("undefended", CLEAN, "rate")],
+        "Table 2": changes(WHITE_BOX, WHITE_BOX),
+        "Table 4": [*changes(PARTNER_OLD, PARTNER_NEW), percent("satm", CLEAN, "rate")],
+        "Table 5": [holdout, *both] if set(both) != {"-"} else [],
+    }
+    return [network, *lines[name]]
 
 
 def _image(folder: Path, name: str) -> str:
@@ -200,9 +197,7 @@ def _image(folder: Path, name: str) -> str:
 def _confusions(results: Results) -> str:
     if not results.confusions:
         return _missing("Not here: there is no tables/confusion_<method>_<network>.csv.")
-    intro = (
-        "Rows: true classes, columns: answers. Counts; colour: share of the row; framed: one-off accepts it (Eq. 4)."
-    )
+    intro = "Rows: true classes, columns: answers. Counts; colour: share of the row; frame: one-off accepts it (Eq. 4)."
     matrices = "".join(_confusion(*key, *matrix) for key, matrix in results.confusions.items())
     return f'<p>{intro}</p><div class="grid">{matrices}</div>'
 

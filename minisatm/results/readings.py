@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import isnan
 
 import numpy as np
@@ -59,11 +59,10 @@ def comparisons(results: Results) -> list[tuple[str, str, str, str, str]]:
     """(methods, condition, network, points with interval, verdict) of each paired difference."""
     lines = []
     for row in results.differences:
-        points, low, high = 100 * row.difference, 100 * row.low, 100 * row.high
-        if not isnan(points + low + high):
-            verdict = "above" if low > 0 else "below" if high < 0 else "no clear difference"
-            what = f"{label(row.method)} - {row.other}"
-            lines.append((what, row.condition, row.network, f"{points:+.1f} [{low:+.1f}, {high:+.1f}]", verdict))
+        if not isnan(row.difference + row.low + row.high):
+            verdict = "above" if row.low > 0 else "below" if row.high < 0 else "no clear difference"
+            points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * p for p in (row.difference, row.low, row.high)))
+            lines.append((f"{label(row.method)} - {row.other}", row.condition, row.network, points, verdict))
     return lines
 
 
@@ -100,30 +99,31 @@ def _rounding(results: Results) -> list[str]:
 
 
 def _leaks(results: Results) -> list[str]:
-    cases = [(row.method, row.network, row.condition) for row in results.rows]
-
-    def name(leak: Leak) -> str:
-        origin = f" of {leak.source}" if cases.count((leak.method, leak.network, leak.condition)) > 1 else ""
-        return f"{label(leak.method)} {leak.network}, {leak.condition}{origin}"
-
     clean = {(row.method, row.network): row.rate for row in results.rows if row.condition == CLEAN}
     above = any(row.source and row.rate > clean.get((row.method, row.network), 1) for row in results.rows)
     if above and not results.leaks:  # an old folder, from before leaks were compared image by image
         return ["Some rates under attack are above the clean rate, and there is no tables/leaks.csv to say whether "
                 "chance can explain it: python -m minisatm.evaluate RUN says it."]  # fmt: skip
-    return leak_sentences(results.leaks, name)
+    return leak_sentences(results.leaks)
 
 
-def leak_sentences(leaks: Sequence[Leak], name: Callable[[Leak], str]) -> list[str]:
+def attacked(target: str, source: str, white_box: bool) -> str:
+    """Which network, on which examples."""
+    return f"{target} on its own examples" if white_box else f"{target} on examples of {source}"
+
+
+def leak_sentences(leaks: Sequence[Leak]) -> list[str]:
     """A warning for each adversarial rate that is surely above the clean one, then one sentence about the others.
 
     Surely: the paired 95 % interval of the difference lies above 0. Where it does not, chance can explain the
-    difference. name(leak) says which network and examples it is about, such as "SATM vgg16, partner new".
+    difference.
     """
     lines, chance = [], []
     for leak in leaks:
         again = leak.rate_from_predicted_labels
-        text = f"{name(leak)}: {100 * leak.rate:.1f} % beats clean {100 * leak.clean_rate:.1f} %"
+        target = f"{leak.run}:" * bool(leak.run) + f"{leak.method}/" * bool(leak.method) + leak.network
+        name = attacked(target, leak.source, leak.condition == WHITE_BOX)
+        text = f"{name}: {100 * leak.rate:.1f} % beats clean {100 * leak.clean_rate:.1f} %"
         if again is not None:
             text += f"; crafted from predicted labels, which cannot leak the true one, it is {100 * again:.1f} %"
         if leak.low > 0:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,13 +29,13 @@ RATES = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_of
 
 
 def cells(row: Any) -> dict[str, str]:
-    """The fields of a row (a dataclass) as the cells of a CSV file: None is empty, a float has 6 significant digits."""
-    values = {f.name: getattr(row, f.name) for f in fields(row)}
+    """A row (dataclass or dict) as the cells of a CSV file: None is empty, a float has 6 significant digits."""
+    values = row if isinstance(row, dict) else vars(row)
     return {k: "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in values.items()}
 
 
 def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """Write rows of one dataclass as a CSV file with one column per field. Without rows no file is written."""
+    """Write rows with the same fields as a CSV file with one column per field. Without rows no file is written."""
     if rows:
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([list(cells(rows[0])), *(cells(row).values() for row in rows)])
@@ -105,12 +105,11 @@ class Results:
         """Read a run folder; a table that it lacks is empty. Raises InputError for a folder that is not a run's."""
         folder = Path(folder)
         settings, tables = _read_settings(folder), folder / "tables"
-        rows, differences = read_rows(tables / "results.csv", Row), read_rows(tables / "differences.csv", Difference)
-        leaks = read_rows(tables / "leaks.csv", Leak)
-        epochs, log = _read_phases(folder / "epochs.csv"), _read_phases(folder / "log.csv")
         files = [(m, path) for m in METHODS for path in sorted(tables.glob(f"confusion_{m}_*.csv"))]
         confusions = {(m, path.stem.split("_", 2)[2]): _read_confusion(path) for m, path in files}
-        return cls(settings, rows, differences, leaks, epochs, log, confusions, folder)
+        rows, differences = read_rows(tables / "results.csv", Row), read_rows(tables / "differences.csv", Difference)
+        epochs, log = _read_phases(folder / "epochs.csv"), _read_phases(folder / "log.csv")
+        return cls(settings, rows, differences, read_rows(tables / "leaks.csv", Leak), epochs, log, confusions, folder)
 
     @property
     def networks(self) -> list[str]:

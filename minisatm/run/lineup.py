@@ -28,33 +28,27 @@ def line_up(texts: Sequence[str]) -> tuple[list[Entry], list[Path]]:
         if text.endswith(".h5"):
             entries.append(Entry(Path(text), Path(text).stem))
             continue
-        path, wanted = _divide(text)
-        entries += _chosen(RunFolder.open(path).path, wanted)
-        runs.append(path)
+        place, colon, wanted = text.rpartition(":")
+        if not colon or Path(text).exists():  # the colon may be part of a folder's name
+            place, wanted = text, ""
+        entries += _chosen(RunFolder.open(Path(place)).path, wanted)
+        runs.append(Path(place))
     if not runs:
         raise InputError("a weights file has no test images: also name the run whose test images to use.")
     return _labelled(list(dict.fromkeys(entries))), list(dict.fromkeys(runs))
 
 
-def _divide(text: str) -> tuple[Path, str]:
-    """Split RUN:network at the last colon, unless that is part of a folder's name."""
-    place, colon, wanted = text.rpartition(":")
-    return (Path(place), wanted) if colon and not Path(text).exists() else (Path(text), "")
-
-
 def _chosen(run: Path, wanted: str) -> list[Entry]:
-    known = _networks_of(run)
+    known = {f"{e.method}/{e.name}": e for e in _networks_of(run)}
     if not known and (run / "evaluation.txt").exists():
         raise InputError(f"{run} is an evaluation, not a run: name a folder that minisatm.train made.")
     if not known:
-        raise InputError(
-            f"{run} has no networks yet (networks/*.h5): its first phase is not finished; go on with  "
-            f"python -m minisatm.train --resume {run}"
-        )
-    chosen = [e for e in known if wanted in ("", e.method, e.name, f"{e.method}/{e.name}")]
+        raise InputError(f"{run} has no networks yet (networks/*.h5): its first phase is not finished; go on with  "
+                         f"python -m minisatm.train --resume {run}")  # fmt: skip
+    chosen = [entry for name, entry in known.items() if wanted in ("", entry.method, entry.name, name)]
     if not chosen:
-        names = ", ".join(f"{e.method}/{e.name}" for e in known)
-        raise InputError(f"{run} has no network {wanted!r}: it has {names} (a method or a name alone takes several).")
+        raise InputError(f"{run} has no network {wanted!r}: it has {', '.join(known)} (a method or a name alone takes "
+                         "several).")  # fmt: skip
     return chosen
 
 
@@ -86,28 +80,22 @@ def shared_settings(runs: Sequence[Path], data_dir: str = "") -> config.Settings
 
     data_dir: where the data set lies now, if not where the run found it.
     """
-    settings = [settings_of(run) for run in runs]
-    first, *others = [replace(s, data_dir=data_dir or s.data_dir) for s in settings]
+    first, *others = [replace(s, data_dir=data_dir or s.data_dir) for s in map(settings_of, runs)]
     for run, other in zip(runs[1:], others):
-        for what, one, two in zip(IDENTITY, _identity(first), _identity(other)):
-            if one != two:
-                raise InputError(
-                    f"{runs[0]} and {run} do not share their test images ({what}: {one} and {two}): evaluate one "
-                    "after the other."
-                )
+        for what, here in _identity(first).items():
+            there = _identity(other)[what]
+            if here != there:
+                raise InputError(f"{runs[0]} and {run} do not share their test images ({what}: {here} and {there}): "
+                                 "evaluate one after the other.")  # fmt: skip
     return first
 
 
-IDENTITY = ("data", "size", "directory", "labels", "fold", "seed")
-
-
-def _identity(s: config.Settings) -> tuple[Any, ...]:
+def _identity(s: config.Settings) -> dict[str, Any]:
     """The settings that decide the test images; the seed counts where it draws the images or chooses the test part."""
-    drawn = s.data == "faces" and not s.data_dir
+    drawn, folds = s.data == "faces" and not s.data_dir, s.data in ("faces", "adience")
     place = f"{s.faces} drawn faces" if drawn else str(Path(s.data_dir).resolve())
-    folds = s.data in ("faces", "adience")
-    seed = s.seed if drawn or s.data == "folder" else 0
-    return s.data, s.size, place, s.labels if folds else "", s.fold if folds else 0, seed
+    return dict(data=s.data, size=s.size, directory=place, labels=s.labels if folds else "",
+                fold=s.fold if folds else 0, seed=s.seed if drawn or s.data == "folder" else 0)  # fmt: skip
 
 
 def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, backend: str) -> dict[str, Network]:
@@ -116,14 +104,12 @@ def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, ba
     for entry in entries:
         definition = files.definition_of(entry.file)
         if "name" not in definition:
-            raise InputError(
-                f"{entry.file} is not a minisatm weights file: make one of it with python -m weights_convert."
-            )
+            raise InputError(f"{entry.file} is not a minisatm weights file: make one of it with python -m "
+                             "weights_convert.")  # fmt: skip
         for what, wanted in (("classes", len(dataset.classes)), ("size", size), ("channels", dataset.channels)):
             if definition.get(what) != wanted:
-                raise InputError(
-                    f"{entry.label} is a network of {what} {definition.get(what)}, the test images of {dataset.name} "
-                    f"have {what} {wanted}: leave it out, or evaluate it with a run that has such images."
-                )
+                raise InputError(f"{entry.label} is a network of {what} {definition.get(what)}, the test images of "
+                                 f"{dataset.name} have {what} {wanted}: leave it out, or evaluate it with a run that "
+                                 "has such images.")  # fmt: skip
         networks[entry.label] = models.build(None, weights=str(entry.file)).to(backend)
     return networks
