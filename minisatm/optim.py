@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,9 @@ class Adam(Optimiser):
     slot_names = ("first", "second")
 
     def __init__(
-        self,
-        parameters: dict[str, Tensor],
-        learning_rate: float,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        **rest: Any,
-    ) -> None:
+        self, parameters: dict[str, Tensor], learning_rate: float, *, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, **rest: Any,
+    ) -> None:  # fmt: skip
         super().__init__(parameters, learning_rate, **rest)
         self.betas, self.eps = betas, eps
 
@@ -101,7 +97,7 @@ class Adam(Optimiser):
         )  # fmt: skip
 
 
-OPTIMISERS = {"sgd": SGD, "adam": Adam}
+OPTIMISERS: dict[str, Callable[..., Optimiser]] = {"sgd": SGD, "adam": Adam}
 
 
 def build(
@@ -111,8 +107,8 @@ def build(
     if name not in OPTIMISERS:
         raise InputError(f"unknown optimiser {name!r}: choose {' or '.join(OPTIMISERS)}.")
     if name == "sgd":
-        return SGD(parameters, learning_rate, momentum=momentum, **rest)
-    return Adam(parameters, learning_rate, **rest)
+        rest["momentum"] = momentum
+    return OPTIMISERS[name](parameters, learning_rate, **rest)
 
 
 def schedule(kind: str, iteration: int, iterations: int, warmup: int = 0) -> float:

@@ -23,19 +23,12 @@ SMALL = 2**21  # bytes: cutting up a smaller array costs more time than it saves
 ROW = 2**14  # elements: the start of each row costs NumPy as much time as hundreds of elements
 
 
-def _keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed arrays (up to 32 MB each, 256 MB in all) for the next arrays.
-
-    By default glibc gives such memory back to the operating system, which fills every page with zeros before it lends
-    it again: that takes a tenth of the time of a thin network's step. It runs at import, before the first large array.
-    """
-    with suppress(OSError, AttributeError):  # only glibc has this setting
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-        mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
-
-
-_keep_freed_memory()
+# Let the C library keep the memory of freed arrays (up to 32 MB each, 256 MB in all) for the next arrays. By default it
+# gives such memory back to the operating system, which fills every page with zeros before it lends it again: that takes
+# a tenth of the time of a thin network's step. It must happen before the first large array, so it happens at import.
+with suppress(OSError, AttributeError):  # only glibc has this setting
+    ctypes.CDLL(None).mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+    ctypes.CDLL(None).mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
 
 
 def image_blocks(images: int, rows: int, most: float, products: float = 0) -> list[Block]:
@@ -98,13 +91,6 @@ class Frame:
         return out
 
 
-def on_images(work: Callable[[slice], Any], x: Array) -> None:
-    """Call work(images) for a few images of x (N, H, W, C) at a time, on all free cores."""
-    per_block = max(1, 4 * CACHE // max(1, x[:1].nbytes))
-    blocks = [slice(n, n + per_block) for n in range(0, len(x), per_block)]
-    on_cores(lambda share: [work(b) for b in share], shares(blocks))
-
-
 def slices(count: int, size: int) -> list[slice]:
     """Cut an axis of length count into a slice for each core; one slice if the matrix has few elements (size)."""
     return [slice(part[0], part[-1] + 1) for part in shares(range(count))] if size > FEW else [slice(0, count)]
@@ -117,14 +103,14 @@ def add_up(parts: list[Array]) -> Array:
     return parts[0]
 
 
-def on_rows(work: Callable[[slice], Any], x: Array) -> list[Any]:
-    """[work(rows), ...] for each block of rows of x, on all free cores if x is large.
+def on_rows(work: Callable[[slice], Any], x: Array, longer: int = 1) -> list[Any]:
+    """[work(rows), ...] for each block of rows of x, on all free cores if x is large; longer: so many times CACHE.
 
     The blocks and the order of the results depend on x alone, so sums of them are always the same to the bit.
     """
     if x.nbytes <= SMALL:
         return [work(slice(0, len(x)))]
-    step = max(1, CACHE // max(1, x[:1].nbytes))
+    step = max(1, longer * CACHE // max(1, x[:1].nbytes))
     blocks = [slice(a, a + step) for a in range(0, len(x), step)]
     return [result for part in on_cores(lambda share: [work(b) for b in share], shares(blocks)) for result in part]
 
@@ -150,11 +136,7 @@ def as_rows(x: Array) -> Array:
 def tiled(x: Array, vector: Array) -> Array:
     """The vector (C,) repeated to fit the rows of as_rows(x)."""
     count = fold(len(vector), x.size // len(vector))
-    if count == 1:
-        return vector
-    row = np.empty((count, len(vector)), vector.dtype)
-    row[:] = vector
-    return row.reshape(-1)
+    return vector if count == 1 else vector[None].repeat(count, axis=0).reshape(-1)
 
 
 def zeros(count: int, dtype: Any) -> Array:

@@ -243,9 +243,7 @@ def random_step(x: Array, bits: Array, alpha: float) -> Array:
 def clip_by_norm(gradients: Sequence[Array], clip: float | None) -> tuple[float, float]:
     """plain.clip_by_norm: the norm, and the factor that makes it at most clip."""
     norm = math.sqrt(sum(float(g @ g) for g in (g.reshape(-1) for g in gradients)))
-    if not math.isfinite(norm):
-        return norm, math.nan
-    return norm, clip / norm if clip and norm > clip else 1.0
+    return norm, (clip / norm if clip and norm > clip else 1.0) if math.isfinite(norm) else math.nan
 
 
 def sgd_step(w: Array, g: Array, v: Array, scale: float, *, rate: float, momentum: float, weight_decay: float) -> None:

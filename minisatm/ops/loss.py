@@ -9,8 +9,6 @@ from ..errors import InputError
 from ..tape import Array, Recorded, Vjp
 from ..tensor import op
 
-REDUCTIONS = ("none", "sum", "mean")
-
 
 def _reduce(loss: Array, gradient: Array, reduction: str) -> tuple[Array, Vjp]:
     """The reduced loss and its vjp to the logits, from the loss of each sample (N,) and its gradient (N, ...)."""
@@ -19,12 +17,9 @@ def _reduce(loss: Array, gradient: Array, reduction: str) -> tuple[Array, Vjp]:
         return loss, lambda g: gradient * g.reshape(per_row)
     if reduction == "sum":
         return loss.sum(), lambda g: gradient * g
-    return loss.mean(), lambda g: gradient * (g / n)
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}.")
+    if reduction == "mean":
+        return loss.mean(), lambda g: gradient * (g / n)
+    raise ValueError(f"reduction {reduction!r}: choose one of none, sum, mean.")
 
 
 @op
@@ -34,7 +29,6 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mea
     labels are class indices, or soft labels whose rows sum to one; they have no gradient. reduction "none" gives (N,),
     "sum" and "mean" give a scalar. The gradient to the logits is softmax(logits) - labels.
     """
-    _check_reduction(reduction)
     targets = one_hot(labels, logits) if labels.ndim == 1 else labels.astype(logits.dtype, copy=False)
     if logits.ndim != 2 or targets.shape != logits.shape:
         raise ValueError(f"logits (N, C) and labels (N,) or (N, C) do not fit: {logits.shape} and {labels.shape}.")
@@ -68,7 +62,6 @@ def binary_cross_entropy(logits: Array, targets: Array, *, reduction: str = "mea
 
     Computed as max(z, 0) - z t + log(1 + exp(-|z|)), which does not overflow and is exact for small losses.
     """
-    _check_reduction(reduction)
     if logits.shape != targets.shape or logits.ndim != 1:
         raise ValueError(f"logits and targets must both be (N,), got {logits.shape} and {targets.shape}.")
     targets = targets.astype(logits.dtype, copy=False)
