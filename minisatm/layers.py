@@ -64,13 +64,10 @@ class Module:
         wrong = sorted(state.keys() ^ self.state().keys())
         if wrong:
             raise ValueError(f"these names are in only one of state and network: {', '.join(wrong[:5])}.")
-
-        def fitting(name: str, old: Array) -> Array:
+        for name, old in self.state().items():
             if state[name].shape != old.shape:
                 raise ValueError(f"{name} has shape {tuple(state[name].shape)}, the network needs {tuple(old.shape)}.")
-            return copied_to(old, state[name])
-
-        self._replace(fitting)
+        self._replace(lambda name, old: copied_to(old, state[name]))
 
     def train(self, training: bool = True) -> Any:
         """Set this module and all below it to train mode (or to eval mode); returns the module."""
@@ -86,8 +83,7 @@ class Module:
     def mode(self, training: bool) -> Iterator[None]:
         """Train or eval mode within a block; after it each module has the mode that it had before."""
         before = [(module, module.training) for _, module in self.modules()]
-        for module, _ in before:
-            module.training = training
+        self.train(training)
         try:
             yield
         finally:
@@ -283,15 +279,3 @@ class Normalize(Module):
             self._constants[xp, x.dtype] = tuple(xp.asarray(c) for c in constants)
         # batch norm with gamma 1, beta 0 and eps 0 is (x - mean) / std, in one pass of a fast kernel
         return ops.batch_norm_eval(x, *self._constants[xp, x.dtype], eps=0.0)
-
-
-class Sequential(Module):
-    """Modules or functions of one tensor, one after the other."""
-
-    def __init__(self, *layers: Callable[[Tensor], Tensor]) -> None:
-        self.layers = list(layers)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x

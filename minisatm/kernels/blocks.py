@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -62,33 +62,30 @@ def largest(blocks: Sequence[Block]) -> Pair:
     return max(i.stop - i.start for i, _ in blocks), max(r.stop - r.start for _, r in blocks)
 
 
-class Frame:
-    """A few rows of a few padded images at a time, in one buffer that is used for all blocks.
+def frames(
+    x: Array, blocks: Sequence[Block], stride: int, kernel: int, top: int, left: int, width: int
+) -> Iterator[tuple[slice, slice, Array]]:
+    """Yield (images, rows, the padded rows of these images that lie under these rows of windows) for each block.
 
-    x (N, H, W, C). Row numbers are those of the padded image, which is `width` pixels wide and zero outside x.
+    x (N, H, W, C). The padded image is `width` pixels wide and zero outside x. All blocks share one buffer: use the
+    padded rows before the next block.
     """
-
-    def __init__(self, x: Array, blocks: Sequence[Block], stride: int, kernel: int, top: int, left: int, width: int):
-        self.x, self.stride, self.kernel, self.top, self.left = x, stride, kernel, top, left
-        W, C = x.shape[2:]
-        self.whole = left == 0 and width == W and x.flags.c_contiguous  # then rows inside x need no copy
-        images, rows = largest(blocks)
-        self.buffer = np.zeros((images, stride * (rows - 1) + kernel, width, C), x.dtype)
-
-    def rows(self, images: slice, rows: slice) -> Array:
-        """The padded rows of these images that lie under the rows `rows` of windows."""
-        first = rows.start * self.stride - self.top
-        count = (rows.stop - rows.start - 1) * self.stride + self.kernel
-        H, W = self.x.shape[1:3]
+    H, W, C = x.shape[1:]
+    whole = left == 0 and width == W and x.flags.c_contiguous  # then rows inside x need no copy
+    most_images, most_rows = largest(blocks)
+    buffer = np.zeros((most_images, stride * (most_rows - 1) + kernel, width, C), x.dtype)
+    for images, rows in blocks:
+        first, count = rows.start * stride - top, (rows.stop - rows.start - 1) * stride + kernel
         low, high = max(first, 0), min(first + count, H)
-        if self.whole and low == first and high == first + count:
-            return self.x[images, low:high]
-        out = self.buffer[: images.stop - images.start, :count]
+        if whole and low == first and high == first + count:
+            yield images, rows, x[images, low:high]
+            continue
+        out = buffer[: images.stop - images.start, :count]
         above, inside = max(low - first, 0), max(high - low, 0)
         out[:, :above] = 0
-        out[:, above : above + inside, self.left : self.left + W] = self.x[images, low : low + inside]
+        out[:, above : above + inside, left : left + W] = x[images, low : low + inside]
         out[:, above + inside :] = 0
-        return out
+        yield images, rows, out
 
 
 def slices(count: int, size: int) -> list[slice]:

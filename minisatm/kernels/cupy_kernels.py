@@ -94,6 +94,13 @@ def _tiles(M: int, N: int) -> tuple[int, int]:
     return -(-M // SIDE), -(-N // SIDE)
 
 
+def _by_tiles(name: str, shape: tuple[int, ...], arrays: Sequence[Any], *sizes: int) -> Array:
+    """Run a kernel that computes its output tile by tile (arrays, out, sizes): a new array of this shape."""
+    out = _empty(shape, arrays[0])
+    launch(name, _tiles(out.size // shape[-1], shape[-1]), TILE, *arrays, out, *sizes)
+    return out
+
+
 def _finish(out: Array, b: Array | None, relu: bool = False) -> Array:
     """Add the bias (F,) to the outputs (..., F), then take max(out, 0), in place."""
     if b is not None or relu:
@@ -107,13 +114,11 @@ def conv2d(
     x, w, b = _whole(x, w, b)
     (N, H, W, C), (kh, kw, _, F) = x.shape, w.shape
     P, Q = output_size((H, W), (kh, kw), stride, pads)
-    out = _empty((N, P, Q, F), x)
     dense = _is_dense((kh, kw), pads)
     if not dense and not by_columns(F):
-        shape = (N, H, W, C, P, Q, F, *_places((kh, kw), stride, pads))
-        launch("conv2d", _tiles(N * P * Q, F), TILE, x, w, b, out, *shape, int(relu))
-        return out
-    flat = w.reshape(-1, F)
+        sizes = (N, H, W, C, P, Q, F, *_places((kh, kw), stride, pads))
+        return _by_tiles("conv2d", (N, P, Q, F), [x, w, b], *sizes, int(relu))
+    out, flat = _empty((N, P, Q, F), x), w.reshape(-1, F)
     if dense:
         (x,) = _whole(x[:, :: stride[0], :: stride[1]])
         _product(x.reshape(-1, C), flat, out.reshape(-1, F))  # (N*P*Q, C) @ (C, F) -> (N*P*Q, F)
@@ -135,10 +140,10 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact
         spread = cupy.zeros((N, H, W, C), g.dtype)
         spread[:, :: stride[0], :: stride[1]] = gx
         return spread
-    gx, places = _empty((N, H, W, C), g), _places((kh, kw), stride, pads)
+    places = _places((kh, kw), stride, pads)
     if not by_columns(F):
-        launch("conv2d_gx", _tiles(N * H * W, C), TILE, g, w, gx, N, H, W, C, P, Q, F, *places)
-        return gx
+        return _by_tiles("conv2d_gx", (N, H, W, C), [g, w], N, H, W, C, P, Q, F, *places)
+    gx = _empty((N, H, W, C), g)
     for part in _images(g, P, Q, kh * kw * C):
         columns, here = _product(g[part].reshape(-1, F), flat), gx[part]  # (n*P*Q, F) @ (F, kh*kw*C)
         each("col2im", here.size, columns, here, H, W, C, P, Q, *places, here.size)
@@ -186,13 +191,6 @@ def linear_gw(x: Array, g: Array) -> Array:
     if cublas:
         return cupy.matmul(x.T, g)  # (D, N) @ (N, F)
     return _by_tiles("linear_gw", (x.shape[1], g.shape[1]), [x, g], *x.shape, g.shape[1])
-
-
-def _by_tiles(name: str, shape: Pair, arrays: Sequence[Any], *sizes: int) -> Array:
-    """Run a matrix product of linear.cu (arrays, out, N, D, F): a new array of this shape."""
-    out = _empty(shape, arrays[0])
-    launch(name, _tiles(*shape), TILE, *arrays, out, *sizes)
-    return out
 
 
 def _mapped(name: str, arrays: Sequence[Any], *settings: Any) -> Array:

@@ -6,19 +6,19 @@ import numpy as np
 
 from ..backend import array_module, kernels, on_gpu
 from ..errors import InputError
-from ..tape import Array, Recorded, Vjp
+from ..tape import Array, Recorded
 from ..tensor import op
 
 
-def _reduce(loss: Array, gradient: Array, reduction: str) -> tuple[Array, Vjp]:
-    """The reduced loss and its vjp to the logits, from the loss of each sample (N,) and its gradient (N, ...)."""
+def _reduce(loss: Array, gradient: Array, reduction: str) -> Recorded:
+    """The reduced loss and its vjps (labels have none), from the loss of each sample (N,) and its gradient (N, ...)."""
     n, per_row = len(loss), (len(loss),) + (1,) * (gradient.ndim - 1)
     if reduction == "none":
-        return loss, lambda g: gradient * g.reshape(per_row)
+        return loss, (lambda g: gradient * g.reshape(per_row), None)
     if reduction == "sum":
-        return loss.sum(), lambda g: gradient * g
+        return loss.sum(), (lambda g: gradient * g, None)
     if reduction == "mean":
-        return loss.mean(), lambda g: gradient * (g / n)
+        return loss.mean(), (lambda g: gradient * (g / n), None)
     raise ValueError(f"reduction {reduction!r}: choose one of none, sum, mean.")
 
 
@@ -33,8 +33,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mea
     if logits.ndim != 2 or targets.shape != logits.shape:
         raise ValueError(f"logits (N, C) and labels (N,) or (N, C) do not fit: {logits.shape} and {labels.shape}.")
     loss, gradient = kernels(logits).softmax_cross_entropy(logits, targets)
-    out, vjp = _reduce(loss, gradient, reduction)
-    return out, (vjp, None)
+    return _reduce(loss, gradient, reduction)
 
 
 def one_hot(labels: Array, logits: Array) -> Array:
@@ -68,5 +67,4 @@ def binary_cross_entropy(logits: Array, targets: Array, *, reduction: str = "mea
     small = np.exp(-np.abs(logits))
     loss = np.maximum(logits, 0) - logits * targets + np.log1p(small)
     logistic = np.where(logits >= 0, 1, small) / (1 + small)
-    out, vjp = _reduce(loss, logistic - targets, reduction)
-    return out, (vjp, None)
+    return _reduce(loss, logistic - targets, reduction)
