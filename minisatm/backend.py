@@ -140,8 +140,7 @@ def require(name: str) -> None:
     """Raise an InputError with the reason if this backend cannot be used here."""
     if name not in NAMES:
         raise InputError(f"unknown backend {name!r}: choose {', '.join(NAMES)}.")
-    problem = cupy_problem() if name == "cupy" else None
-    if problem:
+    if name == "cupy" and (problem := cupy_problem()):
         raise InputError(problem)
 
 
@@ -159,8 +158,7 @@ def use(name: str, *, tf32: bool = False) -> None:
             f"--tf32 needs a GPU of compute capability 8.0 or more, this one has {capability[:-1]}.{capability[-1]}: "
             "leave it out for float32."
         )
-    cupy_kernels: Any = importlib.import_module(".kernels.cupy_kernels", __package__)
-    cupy_kernels.use_tf32(tf32)
+    importlib.import_module(".kernels.cupy_kernels", __package__).use_tf32(tf32)
 
 
 def gpu() -> str:

@@ -31,39 +31,29 @@ class Module:
     def __call__(self, *args: Any, **settings: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward pass: define its __call__.")
 
-    def children(self) -> list[tuple[str, Module]]:
-        """The sub-modules of this module by attribute name; those in a list by name and number."""
-        pairs: list[tuple[str, Module]] = []
+    def modules(self, prefix: str = "") -> list[tuple[str, Module]]:
+        """This module and all modules below it, with dotted names, in definition order; those in a list by number."""
+        pairs = [(prefix, self)]
         for name, value in vars(self).items():
-            if isinstance(value, Module):
-                pairs.append((name, value))
-            elif isinstance(value, list):
-                pairs += ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
+            parts = {f"{name}.{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+            for path, part in parts.items():
+                if isinstance(part, Module):
+                    pairs += part.modules(f"{prefix}.{path}" if prefix else path)
         return pairs
 
-    def modules(self, prefix: str = "") -> list[tuple[str, Module]]:
-        """This module and all modules below it, with dotted names, in definition order."""
-        pairs = [(prefix, self)]
-        for name, child in self.children():
-            pairs += child.modules(f"{prefix}.{name}" if prefix else name)
-        return pairs
+    def _attributes(self) -> Iterator[tuple[str, Module, str, Any]]:
+        """Yield (dotted name, module, name, value) for each attribute of each module."""
+        for path, module in self.modules():
+            for name, value in vars(module).items():
+                yield f"{path}.{name}" if path else name, module, name, value
 
     def parameters(self) -> dict[str, Tensor]:
         """{dotted name: Tensor} in definition order."""
-        return {
-            f"{path}.{name}" if path else name: value
-            for path, module in self.modules()
-            for name, value in vars(module).items()
-            if isinstance(value, Tensor)
-        }
+        return {dotted: value for dotted, _, _, value in self._attributes() if isinstance(value, Tensor)}
 
     def buffers(self) -> dict[str, Array]:
         """{dotted name: array} in definition order: the running statistics of batch norm."""
-        return {
-            f"{path}.{name}" if path else name: getattr(module, name)
-            for path, module in self.modules()
-            for name in module.buffer_names
-        }
+        return {dotted: value for dotted, module, name, value in self._attributes() if name in module.buffer_names}
 
     def state(self) -> dict[str, Array]:
         """Weights and buffers as arrays (not copies), by dotted name."""
@@ -74,13 +64,10 @@ class Module:
         wrong = sorted(state.keys() ^ self.state().keys())
         if wrong:
             raise ValueError(f"these names are in only one of state and network: {', '.join(wrong[:5])}.")
-        for path, module in self.modules():
-            prefix = f"{path}." if path else ""
-            for name, value in vars(module).items():
-                if isinstance(value, Tensor):
-                    value.data = _fitting(state[prefix + name], value.data, prefix + name)
-            for name in module.buffer_names:
-                setattr(module, name, _fitting(state[prefix + name], getattr(module, name), prefix + name))
+        for name, old in self.state().items():
+            if state[name].shape != old.shape:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)}, the network needs {tuple(old.shape)}.")
+        self._replace(lambda name, old: copied_to(old, state[name]))
 
     def train(self, training: bool = True) -> Any:
         """Set this module and all below it to train mode (or to eval mode); returns the module."""
@@ -96,8 +83,7 @@ class Module:
     def mode(self, training: bool) -> Iterator[None]:
         """Train or eval mode within a block; after it each module has the mode that it had before."""
         before = [(module, module.training) for _, module in self.modules()]
-        for module, _ in before:
-            module.training = training
+        self.train(training)
         try:
             yield
         finally:
@@ -124,7 +110,8 @@ class Module:
 
     def astype(self, dtype: Any) -> Any:
         """Weights and buffers in another dtype: float32 to train, float64 to check."""
-        return self._convert(lambda a: a.astype(dtype))
+        self.zero_grad()
+        return self._replace(lambda _, array: array.astype(dtype))
 
     def to(self, backend: str) -> Any:
         """Move weights and buffers to the GPU ("cupy") or to main memory ("numpy", "plain").
@@ -132,22 +119,17 @@ class Module:
         Raises InputError with the reason if CuPy cannot be used.
         """
         require(backend)
-        return self._convert(lambda a: placed(a, backend))
+        self.zero_grad()
+        return self._replace(lambda _, array: placed(array, backend))
 
-    def _convert(self, convert: Callable[[Array], Array]) -> Any:
-        for _, module in self.modules():
-            for value in vars(module).values():
-                if isinstance(value, Tensor):
-                    value.data, value.grad = convert(value.data), None
-            for name in module.buffer_names:
-                setattr(module, name, convert(getattr(module, name)))
+    def _replace(self, change: Callable[[str, Array], Array]) -> Any:
+        """Put change(dotted name, array) in the place of each weight and buffer."""
+        for dotted, module, name, value in self._attributes():
+            if isinstance(value, Tensor):
+                value.data = change(dotted, value.data)
+            elif name in module.buffer_names:
+                setattr(module, name, change(dotted, value))
         return self
-
-
-def _fitting(new: Array, old: Array, name: str) -> Array:
-    if new.shape != old.shape:
-        raise ValueError(f"{name} has shape {tuple(new.shape)}, the network needs {tuple(old.shape)}.")
-    return copied_to(old, new)
 
 
 def he_normal(rng: Rng, shape: tuple[int, ...]) -> Tensor:
@@ -297,15 +279,3 @@ class Normalize(Module):
             self._constants[xp, x.dtype] = tuple(xp.asarray(c) for c in constants)
         # batch norm with gamma 1, beta 0 and eps 0 is (x - mean) / std, in one pass of a fast kernel
         return ops.batch_norm_eval(x, *self._constants[xp, x.dtype], eps=0.0)
-
-
-class Sequential(Module):
-    """Modules or functions of one tensor, one after the other."""
-
-    def __init__(self, *layers: Callable[[Tensor], Tensor]) -> None:
-        self.layers = list(layers)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x

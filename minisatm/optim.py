@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ class Optimiser:
 
     slot_names: tuple[str, ...] = ()
 
-    def __init__(self, parameters: dict[str, Tensor], learning_rate: float, *, weight_decay: float = 0.0) -> None:
-        self.parameters, self.learning_rate, self.weight_decay = parameters, learning_rate, weight_decay
+    def __init__(self, parameters: dict[str, Tensor], learning_rate: float, **settings: Any) -> None:
+        self.parameters, self.learning_rate, self.settings = parameters, learning_rate, settings
         self.slots = {name: {s: np.zeros_like(t.data) for s in self.slot_names} for name, t in parameters.items()}
         self.steps = 0
 
@@ -40,13 +41,13 @@ class Optimiser:
         k = kernels(updates[0][0].data)
         norm, scale = k.clip_by_norm([weight.grad for weight, _ in updates], clip)
         for weight, slots in updates:
-            self.update(k, weight.data, weight.grad, *slots, scale=scale, rate=self.learning_rate * factor)
+            self.update(k, weight.data, weight.grad, *slots, scale, rate=self.learning_rate * factor)
             weight.version += 1  # it was changed in place: a backward pass from an earlier forward pass must fail
             weight.grad = None
         return norm
 
-    def update(self, k: Any, weight: Array, g: Array, *slots: Array, scale: Any, rate: float) -> None:
-        """Change a weight and its slots in place, with a kernel of k that makes the step for scale * g."""
+    def update(self, k: Any, *arrays: Array, rate: float) -> None:
+        """Change a weight and its slots in place, with a kernel of k; arrays: weight, gradient, slots and scale."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
@@ -68,13 +69,12 @@ class SGD(Optimiser):
     slot_names = ("velocity",)
 
     def __init__(
-        self, parameters: dict[str, Tensor], learning_rate: float, *, momentum: float = 0.9, **rest: Any
+        self, parameters: dict[str, Tensor], learning_rate: float, *, momentum: float = 0.9, weight_decay: float = 0.0
     ) -> None:
-        super().__init__(parameters, learning_rate, **rest)
-        self.momentum = momentum
+        super().__init__(parameters, learning_rate, momentum=momentum, weight_decay=weight_decay)
 
-    def update(self, k: Any, weight: Array, g: Array, *slots: Array, scale: Any, rate: float) -> None:
-        k.sgd_step(weight, g, *slots, scale, rate=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+    def update(self, k: Any, *arrays: Array, rate: float) -> None:
+        k.sgd_step(*arrays, rate=rate, **self.settings)
 
 
 class Adam(Optimiser):
@@ -83,25 +83,16 @@ class Adam(Optimiser):
     slot_names = ("first", "second")
 
     def __init__(
-        self,
-        parameters: dict[str, Tensor],
-        learning_rate: float,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        **rest: Any,
-    ) -> None:
-        super().__init__(parameters, learning_rate, **rest)
-        self.betas, self.eps = betas, eps
+        self, parameters: dict[str, Tensor], learning_rate: float, *, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(parameters, learning_rate, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def update(self, k: Any, weight: Array, g: Array, *slots: Array, scale: Any, rate: float) -> None:
-        k.adam_step(
-            weight, g, *slots, scale, rate=rate, betas=self.betas, steps=self.steps, eps=self.eps,
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
+    def update(self, k: Any, *arrays: Array, rate: float) -> None:
+        k.adam_step(*arrays, rate=rate, steps=self.steps, **self.settings)
 
 
-OPTIMISERS = {"sgd": SGD, "adam": Adam}
+OPTIMISERS: dict[str, Callable[..., Optimiser]] = {"sgd": SGD, "adam": Adam}
 
 
 def build(
@@ -111,8 +102,8 @@ def build(
     if name not in OPTIMISERS:
         raise InputError(f"unknown optimiser {name!r}: choose {' or '.join(OPTIMISERS)}.")
     if name == "sgd":
-        return SGD(parameters, learning_rate, momentum=momentum, **rest)
-    return Adam(parameters, learning_rate, **rest)
+        rest["momentum"] = momentum
+    return OPTIMISERS[name](parameters, learning_rate, **rest)
 
 
 def schedule(kind: str, iteration: int, iterations: int, warmup: int = 0) -> float:

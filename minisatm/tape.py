@@ -79,13 +79,9 @@ class Node:
     __slots__ = ("name", "parents", "vjps", "shape", "dtype", "guards")
 
     def __init__(
-        self,
-        name: str,
-        parents: tuple[Node | Leaf | None, ...],
-        vjps: tuple[Vjp | None, ...] | SharedVjp,
-        value: Array,
-        guards: tuple[tuple[Leaf, int], ...],
-    ) -> None:
+        self, name: str, parents: tuple[Node | Leaf | None, ...], vjps: tuple[Vjp | None, ...] | SharedVjp,
+        value: Array, guards: tuple[tuple[Leaf, int], ...],
+    ) -> None:  # fmt: skip
         self.name, self.parents, self.guards = name, parents, guards
         if not callable(vjps):  # drop the vjps of constant inputs, and so the arrays that only these vjps hold
             vjps = tuple(v if p is not None else None for v, p in zip(vjps, parents, strict=True))
@@ -108,10 +104,6 @@ class Node:
         if callable(self.vjps):
             return self.vjps(g, wanted)
         return [vjp(g) if vjp is not None and want else None for vjp, want in zip(self.vjps, wanted, strict=True)]
-
-    def free(self) -> None:
-        """Forget everything, so that the arrays of the forward pass are freed."""
-        self.vjps, self.parents, self.guards = None, (), ()
 
 
 def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep: bool) -> dict[int, tuple[Any, Array]]:
@@ -139,8 +131,8 @@ def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep:
                         _add(sums, parent, part)
                         if not isinstance(parent, Node):
                             results[id(parent)] = (parent, sums[id(parent)][0])
-        if not keep:
-            node.free()
+        if not keep:  # forget everything, so that the arrays of the forward pass are freed
+            node.vjps, node.parents, node.guards = None, (), ()
     return results
 
 

@@ -30,9 +30,8 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(...) takes an array, not a Tensor; use its .data.")
-        self._data: Array = data if hasattr(data, "dtype") and hasattr(data, "reshape") else np.asarray(data)
-        if isinstance(self._data, np.generic):  # what NumPy returns for the sum of an array, in place of a 0-d array
-            self._data = np.asarray(self._data)
+        # np.generic is what NumPy returns for the sum of an array, in place of a 0-d array
+        self._data: Array = data if hasattr(data, "reshape") and not isinstance(data, np.generic) else np.asarray(data)
         if requires_grad and self._data.dtype.kind != "f":
             raise TypeError(f"only floating-point tensors have gradients, this one is {self._data.dtype}.")
         self.requires_grad = requires_grad
@@ -61,12 +60,6 @@ class Tensor:
     def ndim(self) -> int:
         return int(self._data.ndim)
 
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __float__(self) -> float:
-        return float(self._data)
-
     def __repr__(self) -> str:
         return f"Tensor({self._data!r}" + (", requires_grad=True)" if self.requires_grad else ")")
 
@@ -91,10 +84,11 @@ class Tensor:
     def __matmul__(self, other: Any) -> Tensor: return basic.matmul(self, other)
     def __rmatmul__(self, other: Any) -> Tensor: return basic.matmul(other, self)
     def __neg__(self) -> Tensor: return basic.neg(self)
+    def __getitem__(self, key: Any) -> Tensor: return basic.slice(self, key=key)
+    def transpose(self, *axes: int) -> Tensor: return basic.transpose(self, axes=axes or None)
+    def __len__(self) -> int: return len(self._data)
+    def __float__(self) -> float: return float(self._data)
     # fmt: on
-
-    def __getitem__(self, key: Any) -> Tensor:
-        return basic.slice(self, key=key)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return basic.sum(self, axis=axis, keepdims=keepdims)
@@ -104,9 +98,6 @@ class Tensor:
 
     def reshape(self, *shape: Any) -> Tensor:
         return basic.reshape(self, shape=shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-
-    def transpose(self, *axes: int) -> Tensor:
-        return basic.transpose(self, axes=axes or None)
 
     @property
     def T(self) -> Tensor:
@@ -134,13 +125,12 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
             args += (settings.pop(inputs[len(args)]),)
         value, vjps, *aux = function(*(a._data if isinstance(a, Tensor) else a for a in args), **settings)
         out = Tensor(value)
-        if tape.recording():
-            parents = tuple(_parent(a) for a in args)
-            if any(p is not None for p in parents):
-                guards = tuple((a, a.version) for a in args if isinstance(a, Tensor) and a.node is None)
-                given = vjps if callable(vjps) else vjps[: len(args)]  # without those of optional arguments left out
-                out.node = tape.Node(name, parents, given, out._data, guards)
-                out.requires_grad = True
+        parents = tuple(map(_parent, args))
+        if any(p is not None for p in parents):
+            guards = tuple((a, a.version) for a in args if isinstance(a, Tensor) and a.node is None)
+            given = vjps if callable(vjps) else vjps[: len(args)]  # without those of optional arguments left out
+            out.node = tape.Node(name, parents, given, out._data, guards)
+            out.requires_grad = True
         return (out, *aux) if aux else out
 
     record.raw = function  # type: ignore[attr-defined]
@@ -150,7 +140,7 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _parent(arg: Any) -> Any:
     """What gets the gradient to this argument: the node that made it, the leaf itself, or nothing (None)."""
-    if not isinstance(arg, Tensor):
+    if not isinstance(arg, Tensor) or not tape.recording():
         return None
     return arg.node or (arg if tape.is_recorded(arg) else None)
 

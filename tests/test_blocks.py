@@ -37,16 +37,16 @@ def test_blocks_cover_all_images_and_rows_once(images, rows, most, of):
 
 
 def frame_is_a_padded_image(size, pads, stride, kernel, windows, most, seed=0):
-    """Rows of the frame, block after block in either order, against one image padded on all sides."""
+    """The frames of all blocks, in either order, against one image padded on all sides."""
     (top, left, right), (H, W) = pads, size
     x = np.random.default_rng(seed).standard_normal((3, H, W, 2))
     found = blocks.image_blocks(3, windows, most)
-    frame = blocks.Frame(x, found, stride, kernel, top, left, left + W + right)
     below = max(0, stride * (windows - 1) + kernel - top - H)
     padded = np.pad(x, ((0, 0), (top, below), (left, right), (0, 0)))
-    for images, rows in [*found, *found[::-1]]:
+    either = [*found, *found[::-1]]
+    for images, rows, frame in blocks.frames(x, either, stride, kernel, top, left, left + W + right):
         end = (rows.stop - 1) * stride + kernel
-        np.testing.assert_array_equal(frame.rows(images, rows), padded[images, rows.start * stride : end])
+        np.testing.assert_array_equal(frame, padded[images, rows.start * stride : end])
 
 
 @given(
@@ -67,8 +67,8 @@ def a_few_frames():
 
 def test_rows_that_need_no_zeros_are_not_copied():
     x = np.ones((2, 5, 3, 1))
-    frame = blocks.Frame(x, [(slice(0, 2), slice(0, 3))], 1, 3, 0, 0, 3)
-    assert np.shares_memory(frame.rows(slice(0, 2), slice(0, 3)), x)
+    _, _, frame = next(blocks.frames(x, [(slice(0, 2), slice(0, 3))], 1, 3, 0, 0, 3))
+    assert np.shares_memory(frame, x)
 
 
 # --- kernels on small arrays, cut up as if they were large -------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -23,19 +23,12 @@ SMALL = 2**21  # bytes: cutting up a smaller array costs more time than it saves
 ROW = 2**14  # elements: the start of each row costs NumPy as much time as hundreds of elements
 
 
-def _keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed arrays (up to 32 MB each, 256 MB in all) for the next arrays.
-
-    By default glibc gives such memory back to the operating system, which fills every page with zeros before it lends
-    it again: that takes a tenth of the time of a thin network's step. It runs at import, before the first large array.
-    """
-    with suppress(OSError, AttributeError):  # only glibc has this setting
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-        mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
-
-
-_keep_freed_memory()
+# Let the C library keep the memory of freed arrays (up to 32 MB each, 256 MB in all) for the next arrays. By default it
+# gives such memory back to the operating system, which fills every page with zeros before it lends it again: that takes
+# a tenth of the time of a thin network's step. It must happen before the first large array, so it happens at import.
+with suppress(OSError, AttributeError):  # only glibc has this setting
+    ctypes.CDLL(None).mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+    ctypes.CDLL(None).mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
 
 
 def image_blocks(images: int, rows: int, most: float, products: float = 0) -> list[Block]:
@@ -69,40 +62,30 @@ def largest(blocks: Sequence[Block]) -> Pair:
     return max(i.stop - i.start for i, _ in blocks), max(r.stop - r.start for _, r in blocks)
 
 
-class Frame:
-    """A few rows of a few padded images at a time, in one buffer that is used for all blocks.
+def frames(
+    x: Array, blocks: Sequence[Block], stride: int, kernel: int, top: int, left: int, width: int
+) -> Iterator[tuple[slice, slice, Array]]:
+    """Yield (images, rows, the padded rows of these images that lie under these rows of windows) for each block.
 
-    x (N, H, W, C). Row numbers are those of the padded image, which is `width` pixels wide and zero outside x.
+    x (N, H, W, C). The padded image is `width` pixels wide and zero outside x. All blocks share one buffer: use the
+    padded rows before the next block.
     """
-
-    def __init__(self, x: Array, blocks: Sequence[Block], stride: int, kernel: int, top: int, left: int, width: int):
-        self.x, self.stride, self.kernel, self.top, self.left = x, stride, kernel, top, left
-        W, C = x.shape[2:]
-        self.whole = left == 0 and width == W and x.flags.c_contiguous  # then rows inside x need no copy
-        images, rows = largest(blocks)
-        self.buffer = np.zeros((images, stride * (rows - 1) + kernel, width, C), x.dtype)
-
-    def rows(self, images: slice, rows: slice) -> Array:
-        """The padded rows of these images that lie under the rows `rows` of windows."""
-        first = rows.start * self.stride - self.top
-        count = (rows.stop - rows.start - 1) * self.stride + self.kernel
-        H, W = self.x.shape[1:3]
+    H, W, C = x.shape[1:]
+    whole = left == 0 and width == W and x.flags.c_contiguous  # then rows inside x need no copy
+    most_images, most_rows = largest(blocks)
+    buffer = np.zeros((most_images, stride * (most_rows - 1) + kernel, width, C), x.dtype)
+    for images, rows in blocks:
+        first, count = rows.start * stride - top, (rows.stop - rows.start - 1) * stride + kernel
         low, high = max(first, 0), min(first + count, H)
-        if self.whole and low == first and high == first + count:
-            return self.x[images, low:high]
-        out = self.buffer[: images.stop - images.start, :count]
+        if whole and low == first and high == first + count:
+            yield images, rows, x[images, low:high]
+            continue
+        out = buffer[: images.stop - images.start, :count]
         above, inside = max(low - first, 0), max(high - low, 0)
         out[:, :above] = 0
-        out[:, above : above + inside, self.left : self.left + W] = self.x[images, low : low + inside]
+        out[:, above : above + inside, left : left + W] = x[images, low : low + inside]
         out[:, above + inside :] = 0
-        return out
-
-
-def on_images(work: Callable[[slice], Any], x: Array) -> None:
-    """Call work(images) for a few images of x (N, H, W, C) at a time, on all free cores."""
-    per_block = max(1, 4 * CACHE // max(1, x[:1].nbytes))
-    blocks = [slice(n, n + per_block) for n in range(0, len(x), per_block)]
-    on_cores(lambda share: [work(b) for b in share], shares(blocks))
+        yield images, rows, out
 
 
 def slices(count: int, size: int) -> list[slice]:
@@ -117,14 +100,14 @@ def add_up(parts: list[Array]) -> Array:
     return parts[0]
 
 
-def on_rows(work: Callable[[slice], Any], x: Array) -> list[Any]:
-    """[work(rows), ...] for each block of rows of x, on all free cores if x is large.
+def on_rows(work: Callable[[slice], Any], x: Array, longer: int = 1) -> list[Any]:
+    """[work(rows), ...] for each block of rows of x, on all free cores if x is large; longer: so many times CACHE.
 
     The blocks and the order of the results depend on x alone, so sums of them are always the same to the bit.
     """
     if x.nbytes <= SMALL:
         return [work(slice(0, len(x)))]
-    step = max(1, CACHE // max(1, x[:1].nbytes))
+    step = max(1, longer * CACHE // max(1, x[:1].nbytes))
     blocks = [slice(a, a + step) for a in range(0, len(x), step)]
     return [result for part in on_cores(lambda share: [work(b) for b in share], shares(blocks)) for result in part]
 
@@ -150,11 +133,7 @@ def as_rows(x: Array) -> Array:
 def tiled(x: Array, vector: Array) -> Array:
     """The vector (C,) repeated to fit the rows of as_rows(x)."""
     count = fold(len(vector), x.size // len(vector))
-    if count == 1:
-        return vector
-    row = np.empty((count, len(vector)), vector.dtype)
-    row[:] = vector
-    return row.reshape(-1)
+    return vector if count == 1 else vector[None].repeat(count, axis=0).reshape(-1)
 
 
 def zeros(count: int, dtype: Any) -> Array:

@@ -33,11 +33,8 @@ class Kernel(NamedTuple):
 
 def source(file: str, changed: dict[str, str] | None = None) -> str:
     """The text of a .cu file with its include files; changed: {file name: text} to use in place of a file's text."""
-
-    def text(name: str) -> str:
-        return changed[name] if changed and name in changed else (FOLDER / name).read_text()
-
-    return re.sub(r'#include "(\w+\.cuh)"\n', lambda m: text(m[1]), text(file))
+    text = (changed or {}).get(file) or (FOLDER / file).read_text()
+    return re.sub(r'#include "(\w+\.cuh)"\n', lambda include: source(include[1], changed), text)
 
 
 @cache

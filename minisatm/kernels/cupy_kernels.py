@@ -7,6 +7,7 @@ products and cuBLAS. Nothing here waits for the GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import cupy
@@ -15,8 +16,6 @@ from cupy._core import _routines_linalg as linalg
 
 from .launch import each, launch
 from .plain import Array, Pads, Pair, output_size
-
-Shape = tuple[int, ...]
 
 cublas = True  # False: all matrix products by the .cu files, which a reader can follow
 tf32 = False  # True: convolutions by cuBLAS round their factors to TF32, as PyTorch's do by default
@@ -29,7 +28,7 @@ CHUNK_ROWS, CHUNKS = 512, 256  # channel sums: at least 512 rows in a block, at 
 PIXELS = 4096  # at least so many pixels in a block of conv2d_gw
 
 
-def _empty(shape: Shape, like: Array) -> Array:
+def _empty(shape: tuple[int, ...], like: Array) -> Array:
     return cupy.empty(shape, like.dtype)
 
 
@@ -81,8 +80,32 @@ def _columns(x: Array, kernel: Pair, stride: Pair, pads: Pads, P: int, Q: int) -
     N, H, W, C = x.shape
     columns = _empty((N * P * Q, kernel[0] * kernel[1] * C), x)
     threads = N * P * Q * C
-    each("im2col", threads, x, columns, H, W, C, P, Q, *kernel, *stride, pads[0][0], pads[1][0], threads)
+    each("im2col", threads, x, columns, H, W, C, P, Q, *_places(kernel, stride, pads), threads)
     return columns
+
+
+def _places(kernel: Pair, stride: Pair, pads: Pads) -> tuple[int, ...]:
+    """The arguments kh, kw, sh, sw, top, left of the kernels that go from window to window."""
+    return (*kernel, *stride, pads[0][0], pads[1][0])
+
+
+def _tiles(M: int, N: int) -> tuple[int, int]:
+    """The grid of blocks (tile.cuh) for a product of shape (M, N)."""
+    return -(-M // SIDE), -(-N // SIDE)
+
+
+def _by_tiles(name: str, shape: tuple[int, ...], arrays: Sequence[Any], *sizes: int) -> Array:
+    """Run a kernel that computes its output tile by tile (arrays, out, sizes): a new array of this shape."""
+    out = _empty(shape, arrays[0])
+    launch(name, _tiles(out.size // shape[-1], shape[-1]), TILE, *arrays, out, *sizes)
+    return out
+
+
+def _finish(out: Array, b: Array | None, relu: bool = False) -> Array:
+    """Add the bias (F,) to the outputs (..., F), then take max(out, 0), in place."""
+    if b is not None or relu:
+        each("bias_relu", out.size, out, b, out.shape[-1], int(relu), out.size)
+    return out
 
 
 def conv2d(
@@ -91,13 +114,11 @@ def conv2d(
     x, w, b = _whole(x, w, b)
     (N, H, W, C), (kh, kw, _, F) = x.shape, w.shape
     P, Q = output_size((H, W), (kh, kw), stride, pads)
-    out = _empty((N, P, Q, F), x)
     dense = _is_dense((kh, kw), pads)
     if not dense and not by_columns(F):
-        shape = (H, W, C, P, Q, F, kh, kw, *stride, pads[0][0], pads[1][0])
-        launch("conv2d", _tiles(N * P * Q, F), TILE, x, w, b, out, N, *shape, int(relu))
-        return out
-    flat = w.reshape(-1, F)
+        sizes = (N, H, W, C, P, Q, F, *_places((kh, kw), stride, pads))
+        return _by_tiles("conv2d", (N, P, Q, F), [x, w, b], *sizes, int(relu))
+    out, flat = _empty((N, P, Q, F), x), w.reshape(-1, F)
     if dense:
         (x,) = _whole(x[:, :: stride[0], :: stride[1]])
         _product(x.reshape(-1, C), flat, out.reshape(-1, F))  # (N*P*Q, C) @ (C, F) -> (N*P*Q, F)
@@ -105,9 +126,7 @@ def conv2d(
         for part in _images(x, P, Q, len(flat)):
             columns = _columns(x[part], (kh, kw), stride, pads, P, Q)
             _product(columns, flat, out[part].reshape(-1, F))  # (n*P*Q, kh*kw*C) @ (kh*kw*C, F)
-    if b is not None or relu:
-        each("bias_relu", out.size, out, b, F, int(relu), out.size)
-    return out
+    return _finish(out, b, relu)
 
 
 def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
@@ -121,14 +140,13 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact
         spread = cupy.zeros((N, H, W, C), g.dtype)
         spread[:, :: stride[0], :: stride[1]] = gx
         return spread
-    gx = _empty((N, H, W, C), g)
+    places = _places((kh, kw), stride, pads)
     if not by_columns(F):
-        shape = (H, W, C, P, Q, F, kh, kw, *stride, pads[0][0], pads[1][0])
-        launch("conv2d_gx", _tiles(N * H * W, C), TILE, g, w, gx, N, *shape)
-        return gx
+        return _by_tiles("conv2d_gx", (N, H, W, C), [g, w], N, H, W, C, P, Q, F, *places)
+    gx = _empty((N, H, W, C), g)
     for part in _images(g, P, Q, kh * kw * C):
         columns, here = _product(g[part].reshape(-1, F), flat), gx[part]  # (n*P*Q, F) @ (F, kh*kw*C)
-        each("col2im", here.size, columns, here, H, W, C, P, Q, kh, kw, *stride, pads[0][0], pads[1][0], here.size)
+        each("col2im", here.size, columns, here, H, W, C, P, Q, *places, here.size)
     return gx
 
 
@@ -149,47 +167,30 @@ def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads, exa
     blocks = max(1, min(-(-pixels // PIXELS), 1024 // (tiles[0] * tiles[1])))
     chunk = -(-pixels // blocks)
     parts = _empty((blocks, kh, kw, C, F), x)
-    shape = (H, W, C, P, Q, F, kh, kw, *stride, pads[0][0], pads[1][0])
-    launch("conv2d_gw", (*tiles, blocks), TILE, x, g, parts, N, *shape, chunk)
+    shape = (N, H, W, C, P, Q, F, *_places(kernel, stride, pads))
+    launch("conv2d_gw", (*tiles, blocks), TILE, x, g, parts, *shape, chunk)
     return parts[0] if blocks == 1 else parts.sum(axis=0)
-
-
-def _tiles(M: int, N: int) -> tuple[int, int]:
-    """The grid of blocks (tile.cuh) for a product of shape (M, N)."""
-    return -(-M // SIDE), -(-N // SIDE)
 
 
 def linear(x: Array, w: Array, b: Array | None) -> Array:
     x, w, b = _whole(x, w, b)
-    (N, D), F = x.shape, w.shape[1]
-    out = _empty((N, F), x)
-    if not cublas:
-        launch("linear", _tiles(N, F), TILE, x, w, b, out, N, D, F)
-        return out
-    cupy.matmul(x, w, out=out)  # (N, D) @ (D, F)
-    if b is not None:
-        each("bias_relu", out.size, out, b, F, 0, out.size)
-    return out
+    if cublas:
+        return _finish(cupy.matmul(x, w), b)  # (N, D) @ (D, F)
+    return _by_tiles("linear", (len(x), w.shape[1]), [x, w, b], *x.shape, w.shape[1])
 
 
 def linear_gx(g: Array, w: Array) -> Array:
     g, w = _whole(g, w)
     if cublas:
         return cupy.matmul(g, w.T)  # (N, F) @ (F, D)
-    (N, F), D = g.shape, len(w)
-    gx = _empty((N, D), g)
-    launch("linear_gx", _tiles(N, D), TILE, g, w, gx, N, D, F)
-    return gx
+    return _by_tiles("linear_gx", (len(g), len(w)), [g, w], len(g), *w.shape)
 
 
 def linear_gw(x: Array, g: Array) -> Array:
     x, g = _whole(x, g)
     if cublas:
         return cupy.matmul(x.T, g)  # (D, N) @ (N, F)
-    (N, D), F = x.shape, g.shape[1]
-    gw = _empty((D, F), x)
-    launch("linear_gw", _tiles(D, F), TILE, x, g, gw, N, D, F)
-    return gw
+    return _by_tiles("linear_gw", (x.shape[1], g.shape[1]), [x, g], *x.shape, g.shape[1])
 
 
 def _mapped(name: str, arrays: Sequence[Any], *settings: Any) -> Array:
@@ -199,40 +200,15 @@ def _mapped(name: str, arrays: Sequence[Any], *settings: Any) -> Array:
     return out
 
 
-def add(a: Array, b: Array) -> Array:
-    return a + b
-
-
-def relu(x: Array) -> Array:
-    return _mapped("relu", [x])
-
-
-def add_relu(a: Array, b: Array) -> Array:
-    return _mapped("add_relu", [a, b])
-
-
-def relu_gx(g: Array, out: Array) -> Array:
-    return _mapped("relu_gx", [g, out])
-
-
-def dropout(x: Array, keep: Array, scale: float) -> Array:
-    return _mapped("dropout", [x, keep.astype(bool, copy=False).view(np.uint8)], scale)
-
-
-def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
-    return _mapped("scale_shift", [x, scale, shift], x.shape[-1])
-
-
-def sign_step(x: Array, g: Array, step: float) -> Array:
-    return _mapped("sign_step", [x, g], step)
-
-
-def random_step(x: Array, bits: np.ndarray[Any, Any], alpha: float) -> Array:
-    return _mapped("random_step", [x, cupy.asarray(bits)], alpha)
-
-
-def running_average(running: Array, batch: Array, share: float, factor: float = 1.0) -> Array:
-    return _mapped("running_average", [running, batch], share, factor)
+add = lambda a, b: a + b
+relu = lambda x: _mapped("relu", [x])
+add_relu = lambda a, b: _mapped("add_relu", [a, b])
+relu_gx = lambda g, out: _mapped("relu_gx", [g, out])
+dropout = lambda x, keep, scale: _mapped("dropout", [x, keep.astype(bool, copy=False).view(np.uint8)], scale)
+running_average = lambda running, batch, share, factor=1.0: _mapped("running_average", [running, batch], share, factor)
+scale_shift = lambda x, scale, shift: _mapped("scale_shift", [x, scale, shift], x.shape[-1])
+sign_step = lambda x, g, step: _mapped("sign_step", [x, g], step)
+random_step = lambda x, bits, alpha: _mapped("random_step", [x, cupy.asarray(bits)], alpha)  # bits come from the host
 
 
 def _chunks(x: Array) -> tuple[int, int, int, tuple[int, int], tuple[int]]:
@@ -280,41 +256,31 @@ def batch_norm_train_gx(
     return gx, ggamma, gbeta
 
 
-def _pool(x: Array, kernel: Pair, stride: Pair, pads: Pads, ceil: bool = False) -> tuple[Shape, tuple[int, ...]]:
-    """The output's shape, and the arguments H, W, C, P, Q, kh, kw, sh, sw, top, left of the pooling kernels."""
-    N, H, W, C = x.shape
-    P, Q = output_size((H, W), kernel, stride, pads, ceil)
-    return (N, P, Q, C), (H, W, C, P, Q, *kernel, *stride, pads[0][0], pads[1][0])
-
-
-def _pool_gx(g: Array, size: Pair, kernel: Pair, stride: Pair, pads: Pads) -> tuple[Array, tuple[int, ...]]:
-    N, P, Q, C = g.shape
-    return _empty((N, *size, C), g), (*size, C, P, Q, *kernel, *stride, pads[0][0], pads[1][0])
-
-
 def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) -> tuple[Array, Array]:
-    shape, where = _pool(x, kernel, stride, pads, ceil)
-    best, place = _empty(shape, x), cupy.empty(shape, np.uint8)
-    each("max_pool", best.size, *_whole(x), best, place, *where, best.size)
+    (N, H, W, C), (P, Q) = x.shape, output_size(x.shape[1:3], kernel, stride, pads, ceil)
+    best, place = _empty((N, P, Q, C), x), cupy.empty((N, P, Q, C), np.uint8)
+    each("max_pool", best.size, *_whole(x), best, place, H, W, C, P, Q, *_places(kernel, stride, pads), best.size)
     return best, place
 
 
 def max_pool_gx(g: Array, place: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads) -> Array:
-    gx, where = _pool_gx(g, size, kernel, stride, pads)
-    each("max_pool_gx", gx.size, *_whole(g), place, gx, *where, gx.size)
+    (N, P, Q, C), places = g.shape, _places(kernel, stride, pads)
+    gx = _empty((N, *size, C), g)
+    each("max_pool_gx", gx.size, *_whole(g), place, gx, *size, C, P, Q, *places, gx.size)
     return gx
 
 
 def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
-    shape, where = _pool(x, kernel, stride, pads)
-    out = _empty(shape, x)
-    each("avg_pool", out.size, *_whole(x), out, *where, int(count_padding), out.size)
+    (N, H, W, C), (P, Q) = x.shape, output_size(x.shape[1:3], kernel, stride, pads)
+    out, places = _empty((N, P, Q, C), x), _places(kernel, stride, pads)
+    each("avg_pool", out.size, *_whole(x), out, H, W, C, P, Q, *places, int(count_padding), out.size)
     return out
 
 
 def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads, count_padding: bool) -> Array:
-    gx, where = _pool_gx(g, size, kernel, stride, pads)
-    each("avg_pool_gx", gx.size, *_whole(g), gx, *where, int(count_padding), gx.size)
+    (N, P, Q, C), places = g.shape, _places(kernel, stride, pads)
+    gx = _empty((N, *size, C), g)
+    each("avg_pool_gx", gx.size, *_whole(g), gx, *size, C, P, Q, *places, int(count_padding), gx.size)
     return gx
 
 
@@ -326,9 +292,8 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def clip_by_norm(gradients: Sequence[Array], clip: float | None) -> tuple[Array, Array]:
-    chunk, starts = 2**14, [0]
-    for g in gradients:
-        starts.append(starts[-1] - -g.size // chunk)
+    chunk = 2**14
+    starts = list(accumulate((-(-g.size // chunk) for g in gradients), initial=0))
     parts, (norm, scale) = _empty((starts[-1],), gradients[0]), _empty((2, 1), gradients[0])
     for g, first, end in zip(gradients, starts, starts[1:]):
         launch("squares", (end - first,), TILE, *_whole(g), parts, first, chunk, g.size)
@@ -344,6 +309,5 @@ def adam_step(
     w: Array, g: Array, m: Array, v: Array, scale: Array, *, rate: float, betas: Pair, steps: int, eps: float,
     weight_decay: float,
 ) -> None:  # fmt: skip
-    b1, b2 = betas
-    corrections = 1 - b1**steps, 1 - b2**steps
-    each("adam_step", w.size, w, *_whole(g), m, v, scale, rate, b1, b2, *corrections, eps, weight_decay, w.size)
+    corrections = [1 - b**steps for b in betas]
+    each("adam_step", w.size, w, *_whole(g), m, v, scale, rate, *betas, *corrections, eps, weight_decay, w.size)

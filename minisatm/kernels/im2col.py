@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..parallel import on_cores, shares
-from .blocks import CACHE, Block, Frame, add_up, finish, image_blocks, largest
+from .blocks import CACHE, Block, add_up, finish, frames, image_blocks, largest
 from .plain import Array, Pads, Pair, crop, output_size, taps
 
 COLUMN_BYTES = 2**22  # small enough to stay in the cache until the product (measured: 1 to 8 MB are about equal)
@@ -43,8 +43,7 @@ def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads) -> 
 
     The columns are built again here: to keep them from the forward pass would take too much memory.
     """
-    C, F = x.shape[3], g.shape[3]
-    P, Q = g.shape[1:3]
+    (P, Q, F), C = g.shape[1:], x.shape[3]
     r = neighbours(kernel, F, Q)
     patch = kernel[0] * (kernel[1] + (r - 1) * stride[1]) * C
     # make 1x1 blocks large (they have no columns that must fit the cache): each block adds a whole gw, which costs time
@@ -95,14 +94,13 @@ def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, conv:
     few = kh * kw > 1 and F > 2 * C and (C == 1 or C >= 16)
     if few and 0 < g[:1].nbytes <= CACHE:  # measured: it takes 0.2 to 0.7 of the time there
         return conv2d_gx_by_taps(g, w, size=size, stride=stride, pads=pads)
-    classes = [[_phase(r, s, k, n, p, m) for r in range(s)]
-               for s, k, n, p, m in zip(stride, w.shape[:2], size, pads, g.shape[1:3])]  # fmt: skip
+    axes = zip(stride, w.shape[:2], size, pads, g.shape[1:3])
+    rows, columns = ([_phase(r, s, k, n, p, m) for r in range(s)] for s, k, n, p, m in axes)
     if stride == (1, 1):
-        (_, _, top), (_, _, left) = classes[0][0], classes[1][0]
-        return _correlate_flipped(g, w, top, left, conv)
+        return _correlate_flipped(g, w, rows[0][2], columns[0][2], conv)
     gx = np.zeros((len(g), *size, w.shape[2]), g.dtype)
-    for r, (first_row, count_rows, top) in enumerate(classes[0]):
-        for c, (first_column, count_columns, left) in enumerate(classes[1]):
+    for r, (first_row, count_rows, top) in enumerate(rows):
+        for c, (first_column, count_columns, left) in enumerate(columns):
             part = w[r :: stride[0], c :: stride[1]]
             if part.size and count_rows > 0 and count_columns > 0:
                 gx[:, first_row :: stride[0], first_column :: stride[1]] = _correlate_flipped(g, part, top, left, conv)
@@ -170,11 +168,8 @@ def column_blocks(
             yield images, rows, x[images, rows].reshape(-1, C)
         return
     kw, sw, Q = kw + (r - 1) * sw, r * sw, Q // r
-    width = x.shape[2] + sum(pads[1])
-    frame = Frame(x, blocks, sh, kh, pads[0][0], pads[1][0], width)
     buffer = np.empty((math.prod(largest(blocks)) * Q, kh * kw * C), x.dtype)
-    for images, rows in blocks:
-        image = frame.rows(images, rows)
+    for images, rows, image in frames(x, blocks, sh, kh, pads[0][0], pads[1][0], x.shape[2] + sum(pads[1])):
         bn, bh, bw, _ = image.strides
         bc = image.itemsize  # not image.strides[3]: for an axis of length 1 (a grey image) NumPy may give any stride
         # (m, k, Q, kh, kw*C): a row of the window, kw pixels of C channels, is contiguous in the image

@@ -17,9 +17,6 @@ from .cuda_source import NAMES, OPTIONS, Parameter, catalogue, instances, source
 
 THREADS = 256  # in a block, where each thread computes one element
 LARGEST = 2**31 - 2**16  # elements in an array: the kernels count with 32-bit integers
-BYTES = np.dtype(np.uint8)
-NULL = np.uint64(0)  # the null pointer; CuPy 13 would pass None as 0xffffffff
-WHOLE, REAL = (int, np.integer), (float, int)
 
 
 @cache
@@ -58,8 +55,8 @@ def _checked(value: Any, parameter: Parameter, dtype: Any, kernel: str) -> Any:
     name, kind, pointer = parameter
     if pointer:
         if value is None:
-            return NULL
-        wanted = dtype if kind == "T" else BYTES
+            return np.uint64(0)  # the null pointer; CuPy 13 would pass None as 0xffffffff
+        wanted = dtype if kind == "T" else np.dtype(np.uint8)
         if not isinstance(value, cupy.ndarray):
             raise TypeError(f"{kernel}: {name} must be a CuPy array, got {type(value).__name__}.")
         if value.dtype != wanted or not value.flags.c_contiguous:
@@ -72,8 +69,8 @@ def _checked(value: Any, parameter: Parameter, dtype: Any, kernel: str) -> Any:
                 f"{kernel}: {name} has {value.size:,} elements, more than the kernels can count: use a smaller batch."
             )
         return value
-    if kind == "int" and isinstance(value, WHOLE) and -(2**31) <= value < 2**31:
+    if kind == "int" and isinstance(value, int | np.integer) and -(2**31) <= value < 2**31:
         return np.int32(value)
-    if kind == "T" and isinstance(value, REAL):
+    if kind == "T" and isinstance(value, float | int):
         return dtype.type(value)
     raise TypeError(f"{kernel}: {name} must be a Python number that fits {kind}, got {value!r}.")

@@ -30,10 +30,8 @@ __all__ = [
 
 def _by_winograd(w_shape: tuple[int, ...], stride: Pair, out: tuple[int, ...], dtype: Any, exact: bool) -> bool:
     """Is it a 3x3 kernel of stride 1 in float32, and is Winograd's algorithm faster? float64 is for exact checks."""
-    return (
-        not exact and dtype == np.float32 and w_shape[:2] == (3, 3) and stride == (1, 1)
-        and winograd.pays(out, *w_shape[2:])
-    )  # fmt: skip
+    fits = not exact and dtype == np.float32 and w_shape[:2] == (3, 3) and stride == (1, 1)
+    return fits and winograd.pays(out, *w_shape[2:])
 
 
 @with_one_blas_thread
@@ -141,13 +139,9 @@ def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
 @with_one_blas_thread
 def channel_sums(x: Array, y: Array | None = None) -> Array:
     """The sum of x, or of x * y, over all axes but the last: (..., C) -> (C,)."""
-    rows = as_rows(x)
-    if y is None:
-        sums = on_rows(lambda r: _sum(rows[r]), rows)
-    else:
-        others = as_rows(y)
-        sums = on_rows(lambda r: np.einsum("ij,ij->j", rows[r], others[r]), rows)
-    return _total(sums, x)
+    rows, others = as_rows(x), None if y is None else as_rows(y)
+    part = lambda r: _sum(rows[r]) if others is None else np.einsum("ij,ij->j", rows[r], others[r])
+    return _total(on_rows(part, rows), x)
 
 
 def _sum(rows: Array) -> Array:
@@ -243,9 +237,7 @@ def random_step(x: Array, bits: Array, alpha: float) -> Array:
 def clip_by_norm(gradients: Sequence[Array], clip: float | None) -> tuple[float, float]:
     """plain.clip_by_norm: the norm, and the factor that makes it at most clip."""
     norm = math.sqrt(sum(float(g @ g) for g in (g.reshape(-1) for g in gradients)))
-    if not math.isfinite(norm):
-        return norm, math.nan
-    return norm, clip / norm if clip and norm > clip else 1.0
+    return norm, (clip / norm if clip and norm > clip else 1.0) if math.isfinite(norm) else math.nan
 
 
 def sgd_step(w: Array, g: Array, v: Array, scale: float, *, rate: float, momentum: float, weight_decay: float) -> None:
@@ -280,7 +272,4 @@ def adam_step(
 
 def _decayed(w: Array, g: Array, scale: float, weight_decay: float) -> Array:
     """scale * g + weight_decay * w."""
-    g = g * scale
-    if weight_decay:
-        g += weight_decay * w
-    return g
+    return g * scale + weight_decay * w if weight_decay else g * scale

@@ -119,11 +119,8 @@ def pixels(size: Pair, kernel: Pair, stride: Pair, pads: Pads, out: Pair, count_
     return sum(view for *_, view in taps(ones, kernel, stride, out))
 
 
-def linear(x: Array, w: Array, b: Array | None) -> Array:
-    """A dense layer: x (N, D), w (D, F), b (F,) -> out (N, F)."""
-    return x @ w if b is None else x @ w + b
-
-
+# A dense layer: x (N, D), w (D, F), b (F,) or None -> out (N, F)
+linear = lambda x, w, b: x @ w if b is None else x @ w + b
 linear_gx = lambda g, w: g @ w.T  # (N, F) @ (F, D) -> (N, D)
 linear_gw = lambda x, g: x.T @ g  # (D, N) @ (N, F) -> (D, F)
 
@@ -134,11 +131,10 @@ add_relu = lambda a, b: np.maximum(a + b, 0)
 relu_gx = lambda g, out: g * (out > 0)  # out is the output of the relu: where it is 0, the gradient is 0
 dropout = lambda x, keep, scale: x * keep * scale  # keep is True or False
 running_average = lambda running, batch, share, factor=1.0: running + share * (factor * batch - running)
+sign_step = lambda x, g, step: np.clip(x + step * np.sign(g), 0, 1)  # x holds pixels in [0, 1]
 
-
-def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
-    """x * scale + shift per channel: (..., C), (C,), (C,) -> (..., C)."""
-    return x * scale if shift is None else x * scale + shift
+# Per channel: x (..., C), scale and shift (C,); shift may be None
+scale_shift = lambda x, scale, shift: x * scale if shift is None else x * scale + shift
 
 
 def channel_sums(x: Array, y: Array | None = None) -> Array:
@@ -180,11 +176,6 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     total = exponentials.sum(axis=1, keepdims=True)
     loss = (labels * (np.log(total) - shifted)).sum(axis=1)
     return loss, exponentials / total * labels.sum(axis=1, keepdims=True) - labels
-
-
-def sign_step(x: Array, g: Array, step: float) -> Array:
-    """x + step * sign(g), clipped to pixels in [0, 1]."""
-    return np.clip(x + step * np.sign(g), 0, 1)
 
 
 def random_step(x: Array, bits: Array, alpha: float) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blocks import on_images
+from .blocks import on_rows
 from .plain import Array, Pads, Pair, crop, output_size, pad, pixels, taps
 
 
@@ -37,7 +37,7 @@ def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) ->
             np.maximum(where, better, out=where)
             np.maximum(largest, view, out=largest)
 
-    on_images(part, x)
+    on_rows(part, x, 4)
     return best, place
 
 
@@ -56,7 +56,7 @@ def max_pool_gx(g: Array, place: Array, *, size: Pair, kernel: Pair, stride: Pai
             else:
                 view += g[images] * (place[images] == k)
 
-    on_images(part, gx)
+    on_rows(part, gx, 4)
     return crop(gx, pads, size)
 
 
@@ -73,7 +73,7 @@ def avg_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, count_padding:
             total[images] += view
         total[images] *= share
 
-    on_images(part, x)
+    on_rows(part, x, 4)
     return total
 
 
@@ -88,5 +88,5 @@ def avg_pool_gx(g: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads,
         for *_, view in taps(gx[images], kernel, stride, out):
             view += spread
 
-    on_images(part, gx)
+    on_rows(part, gx, 4)
     return crop(gx, pads, size)

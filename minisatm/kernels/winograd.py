@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..parallel import on_cores, shares
-from .blocks import Block, Frame, add_up, finish, image_blocks, largest, slices
+from .blocks import Block, add_up, finish, frames, image_blocks, largest, slices
 from .plain import Array, Pads, Pair
 
 TILE = 4
@@ -138,10 +138,8 @@ def _gathered(
 ) -> Iterator[tuple[slice, slice, Array]]:
     """Yield (images, rows of tiles, the tiles (side, side, T, C)); tiles start every 4 pixels, x is zero outside."""
     C, across = x.shape[3], -(-Q // TILE)
-    frame = Frame(x, blocks, TILE, side, top, left, TILE * (across - 1) + side)
     buffer = np.empty(side * side * most_tiles(blocks, Q) * C, x.dtype)
-    for images, rows in blocks:
-        image = frame.rows(images, rows)
+    for images, rows, image in frames(x, blocks, TILE, side, top, left, TILE * (across - 1) + side):
         bn, bh, bw, _ = image.strides
         shape = (side, side, len(image), rows.stop - rows.start, across, C)
         tiles = buffer[: math.prod(shape)].reshape(shape)

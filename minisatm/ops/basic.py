@@ -173,13 +173,9 @@ def pad(x: Array, *, widths: Any) -> Recorded:
 def concat(*arrays: Array, axis: int = 0) -> Recorded:
     """Join along an axis; the gradient is cut at the same places."""
     axis = axis % arrays[0].ndim
-    ends = np.cumsum([a.shape[axis] for a in arrays])
-
-    def part(end: int, size: int) -> Any:
-        key = (builtins.slice(None),) * axis + (builtins.slice(end - size, end),)
-        return lambda g: g[key]
-
-    vjps = tuple(part(int(end), a.shape[axis]) for end, a in zip(ends, arrays, strict=True))
+    sizes = [a.shape[axis] for a in arrays]
+    places = [builtins.slice(end - size, end) for end, size in zip(np.cumsum(sizes).tolist(), sizes)]
+    vjps = tuple(lambda g, place=place: g[(builtins.slice(None),) * axis + (place,)] for place in places)
     return array_module(arrays[0]).concatenate(arrays, axis=axis), vjps
 
 

@@ -26,11 +26,10 @@ def resolve_padding(padding: Padding, size: Any, kernel: Pair, stride: Pair) -> 
     "valid": none; an integer: so many pixels on every side; "same": what gives ceil(size / stride) outputs. Of an odd
     number of rows or columns, the last one goes to the bottom or the right, as in Keras.
     """
-    if padding == "valid":
-        return (0, 0), (0, 0)
     if padding == "same":
         total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride)]
         return (total[0] // 2, total[0] - total[0] // 2), (total[1] // 2, total[1] - total[1] // 2)
+    padding = 0 if padding == "valid" else padding
     if isinstance(padding, int | np.integer):
         sides = (padding, padding), (padding, padding)
     elif isinstance(padding, str):
@@ -75,7 +74,7 @@ def linear(x: Array, w: Array, b: Array = None) -> Recorded:
     return k.linear(x, w, b), (
         lambda g: k.linear_gx(g, w),
         lambda g: k.linear_gw(x, g),
-        (lambda g: g.sum(axis=0)) if b is not None else None,
+        lambda g: g.sum(axis=0),
     )
 
 

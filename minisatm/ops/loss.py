@@ -6,25 +6,20 @@ import numpy as np
 
 from ..backend import array_module, kernels, on_gpu
 from ..errors import InputError
-from ..tape import Array, Recorded, Vjp
+from ..tape import Array, Recorded
 from ..tensor import op
 
-REDUCTIONS = ("none", "sum", "mean")
 
-
-def _reduce(loss: Array, gradient: Array, reduction: str) -> tuple[Array, Vjp]:
-    """The reduced loss and its vjp to the logits, from the loss of each sample (N,) and its gradient (N, ...)."""
+def _reduce(loss: Array, gradient: Array, reduction: str) -> Recorded:
+    """The reduced loss and its vjps (labels have none), from the loss of each sample (N,) and its gradient (N, ...)."""
     n, per_row = len(loss), (len(loss),) + (1,) * (gradient.ndim - 1)
     if reduction == "none":
-        return loss, lambda g: gradient * g.reshape(per_row)
+        return loss, (lambda g: gradient * g.reshape(per_row), None)
     if reduction == "sum":
-        return loss.sum(), lambda g: gradient * g
-    return loss.mean(), lambda g: gradient * (g / n)
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}.")
+        return loss.sum(), (lambda g: gradient * g, None)
+    if reduction == "mean":
+        return loss.mean(), (lambda g: gradient * (g / n), None)
+    raise ValueError(f"reduction {reduction!r}: choose one of none, sum, mean.")
 
 
 @op
@@ -34,13 +29,11 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mea
     labels are class indices, or soft labels whose rows sum to one; they have no gradient. reduction "none" gives (N,),
     "sum" and "mean" give a scalar. The gradient to the logits is softmax(logits) - labels.
     """
-    _check_reduction(reduction)
     targets = one_hot(labels, logits) if labels.ndim == 1 else labels.astype(logits.dtype, copy=False)
     if logits.ndim != 2 or targets.shape != logits.shape:
         raise ValueError(f"logits (N, C) and labels (N,) or (N, C) do not fit: {logits.shape} and {labels.shape}.")
     loss, gradient = kernels(logits).softmax_cross_entropy(logits, targets)
-    out, vjp = _reduce(loss, gradient, reduction)
-    return out, (vjp, None)
+    return _reduce(loss, gradient, reduction)
 
 
 def one_hot(labels: Array, logits: Array) -> Array:
@@ -68,12 +61,10 @@ def binary_cross_entropy(logits: Array, targets: Array, *, reduction: str = "mea
 
     Computed as max(z, 0) - z t + log(1 + exp(-|z|)), which does not overflow and is exact for small losses.
     """
-    _check_reduction(reduction)
     if logits.shape != targets.shape or logits.ndim != 1:
         raise ValueError(f"logits and targets must both be (N,), got {logits.shape} and {targets.shape}.")
     targets = targets.astype(logits.dtype, copy=False)
     small = np.exp(-np.abs(logits))
     loss = np.maximum(logits, 0) - logits * targets + np.log1p(small)
     logistic = np.where(logits >= 0, 1, small) / (1 + small)
-    out, vjp = _reduce(loss, logistic - targets, reduction)
-    return out, (vjp, None)
+    return _reduce(loss, logistic - targets, reduction)
