@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ class Crossing:
     """The answers of `cross`, image by image.
 
     true (n,) classes; answers {(target, source): (n,) classes} on 8-bit examples, and unrounded on those that the
-    attack returned; sizes {source: (n,)} of the 8-bit perturbations. images {source: (n, H, W, C) uint8}, where kept.
+    attack returned, for all images or the first ones; sizes {source: (n,)} of the 8-bit perturbations. images
+    {source: (n, H, W, C) uint8}, where kept.
     """
 
     setting: AttackSetting
@@ -48,7 +50,13 @@ class Crossing:
 
     def right(self, target: str, source: str, rounded: bool = True) -> Array:
         """Which images the target classifies correctly, (n,) booleans."""
-        return (self.answers if rounded else self.unrounded)[target, source] == self.true
+        answers = (self.answers if rounded else self.unrounded)[target, source]
+        return answers == self.true[: len(answers)]
+
+    def rounding(self, pair: Pair) -> tuple[float, float, float]:
+        """By how much rounding to 8-bit pixels changes the rate, with its interval: paired, over the images known."""
+        before = self.right(*pair, rounded=False)
+        return metrics.paired_difference(self.right(*pair)[: len(before)], before)
 
     def confusion(self, target: str, source: str, classes: int) -> Array:
         return metrics.confusion_matrix(self.true, self.answers[target, source], classes)
@@ -72,7 +80,7 @@ class Crossing:
                 if setting.has_epsilon:
                     measured["epsilon"] = setting.epsilon
                 if pair in self.unrounded:
-                    measured["rate_before_rounding"] = float(self.right(*pair, rounded=False).mean())
+                    measured["rate_before_rounding"] = measured["rate"] - self.rounding(pair)[0]
             rows.append(Row(**columns, source=source, **measured))
         return rows
 
@@ -92,14 +100,14 @@ class Crossing:
 
 def cross(
     networks: Mapping[str, Network], batches: Any, setting: AttackSetting, *, seed: int,
-    pairs: Iterable[Pair] | None = None, limit: int | None = None, unrounded: bool = True, keep: bool = False,
+    pairs: Iterable[Pair] | None = None, limit: int | None = None, unrounded: float = math.inf, keep: bool = False,
     predicted_labels: bool = False, names: Mapping[str, str] | None = None,
     tick: Callable[[int], Any] | None = None, team: Team = ALONE,
 ) -> Crossing:  # fmt: skip
     """Attack every image once for each source of the pairs, and ask the targets which class they see.
 
-    pairs: all targets on clean images and on all sources' examples, unless given. unrounded: also ask about the
-    examples as the attack returned them. keep: the images as well. predicted_labels: craft from the source's own
+    pairs: all targets on clean images and on all sources' examples, unless given. unrounded: for so many images (whole
+    batches), also ask about the examples as the attack returned them. keep: the images as well. predicted_labels: craft from the source's own
     answers, so that the true class cannot leak into the image. names: those in the random streams, where they are not
     the keys of networks.
     """
@@ -121,8 +129,9 @@ def cross(
             name = (names or {}).get(source, source)
             x_adv, pixels = examples(networks[source], x, labels, setting, seed=seed, source=name, places=places)
         answers = ask(pixels)
-        moved = source and unrounded and bool((abs(x_adv - pixels) > CHANGED).any())
-        before = (ask(x_adv) if moved else answers) if unrounded else {}
+        before: dict[Pair, Array] = {}
+        if b * batches.batch < unrounded:
+            before = ask(x_adv) if source and bool((abs(x_adv - pixels) > CHANGED).any()) else answers
         sizes = placed(perturbation_size(pixels - x, setting.norm), "numpy")
         kept = {source: placed(bytes_of(pixels), "numpy")} if keep else {}
         return Crossing(setting, y, answers, before, {source: sizes}, kept)

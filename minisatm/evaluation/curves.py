@@ -35,7 +35,7 @@ def curve(
     """
     rows: Rows = []
     for epsilon in points:
-        crossing = cross(networks, batches, setting.at(epsilon), unrounded=False, **options)
+        crossing = cross(networks, batches, setting.at(epsilon), unrounded=0, **options)
         if not rows:
             rows += [_point(crossing, target, 0.0, "", "") for target in networks]
         for target in networks:

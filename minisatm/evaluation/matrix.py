@@ -84,10 +84,10 @@ def rounding_remarks(crossing: Crossing) -> list[str]:
     """What rounding to 8-bit pixels changes by more than chance explains: each rate, or the largest of many."""
     changed: dict[str, float] = {}
     for target, source in crossing.unrounded:
-        after, before = (crossing.right(target, source, rounded) for rounded in (True, False))
-        difference, low, high = metrics.paired_difference(after, before)
+        difference, low, high = crossing.rounding((target, source))
         if low > 0 or high < 0:
-            rates = f"from {percent(before.mean())} to {percent(after.mean())} %"
+            rate = float(crossing.right(target, source).mean())
+            rates = f"from {percent(rate - difference)} to {percent(rate)} %"
             changed[f"{attacked(target, source, target == source)} {rates}"] = abs(difference)
     if len(changed) <= SHOWN:
         return [f"rounding to 8-bit pixels changes {text}." for text in changed]

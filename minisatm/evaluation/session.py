@@ -94,7 +94,7 @@ class Session:
             above, predicted = crossed.above_clean(), None
             if above:
                 predicted = self.shared("from predicted labels", self.limit, crossing.cross, setting, limit=self.limit,
-                                        pairs=above, unrounded=False, predicted_labels=True)  # fmt: skip
+                                        pairs=above, unrounded=0, predicted_labels=True)  # fmt: skip
             names = matrix.names(crossed, self.entries)
             new_leaks = crossed.leaks(names, predicted)
             leaks += new_leaks

@@ -17,7 +17,8 @@ class Row:
 
     method and network name the target, such as "satm" and "vgg16"; source is like "satm/vgg16", "" for clean images.
     attack, norm and epsilon are those of the examples ("" and None for clean images; epsilon None where the attack has
-    none). rate_before_rounding: on the examples as the attack returned them, before they became 8-bit pixels.
+    none). rate_before_rounding: on the examples as the attack returned them, before they became 8-bit pixels
+    (a run's table asks about its first images only, and takes the change from those).
     perturbation and largest_perturbation: mean and largest size of the perturbations in the attack's norm. run: the
     run's label where an evaluation has networks of several runs.
     """

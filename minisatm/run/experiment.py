@@ -299,7 +299,7 @@ class Experiment:
     def _from_predicted_labels(crossing: Crossing, ask: Callable[..., Crossing]) -> Crossing | None:
         """The cases in which the true label may have leaked, again from predicted labels; None where there is none."""
         above = crossing.above_clean()
-        return ask(pairs=above, unrounded=False, predicted_labels=True) if above else None
+        return ask(pairs=above, unrounded=0, predicted_labels=True) if above else None
 
     def pairs(self) -> list[dict[str, Any]]:
         """Fig. 1: test images that the undefended network gets right clean and wrong attacked, one per epsilon."""
@@ -307,7 +307,7 @@ class Experiment:
         source, pairs = f"undefended/{name}", list[dict[str, Any]]()
         for epsilon in FIGURE_1_EPSILONS:
             crossing = cross({source: self.methods["undefended"][name]}, test, AttackSetting(s.attack, epsilon),
-                             seed=s.seed, limit=test.batch, unrounded=False, keep=True)  # fmt: skip
+                             seed=s.seed, limit=test.batch, unrounded=0, keep=True)  # fmt: skip
             fooled = np.flatnonzero(crossing.right(source, "") & ~crossing.right(source, source))
             choice = next((i for i in fooled if i not in {p["index"] for p in pairs}), None)
             if choice is not None:
