@@ -33,27 +33,29 @@ class Module:
 
     def modules(self, prefix: str = "") -> list[tuple[str, Module]]:
         """This module and all modules below it, with dotted names, in definition order; those in a list by number."""
-        pairs = [(prefix, self)]
+        pairs, start = [(prefix, self)], f"{prefix}." if prefix else ""
         for name, value in vars(self).items():
-            parts = {f"{name}.{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
-            for path, part in parts.items():
-                if isinstance(part, Module):
-                    pairs += part.modules(f"{prefix}.{path}" if prefix else path)
+            if isinstance(value, Module):
+                pairs += value.modules(start + name)
+            elif isinstance(value, list):
+                for i, part in enumerate(value):
+                    pairs += part.modules(f"{start}{name}.{i}") if isinstance(part, Module) else []
         return pairs
 
-    def _attributes(self) -> Iterator[tuple[str, Module, str, Any]]:
-        """Yield (dotted name, module, name, value) for each attribute of each module."""
+    def _arrays(self) -> Iterator[tuple[str, Module, str, Any]]:
+        """Yield (dotted name, module, name, value) for each weight and each buffer."""
         for path, module in self.modules():
             for name, value in vars(module).items():
-                yield f"{path}.{name}" if path else name, module, name, value
+                if isinstance(value, Tensor) or name in module.buffer_names:
+                    yield f"{path}.{name}" if path else name, module, name, value
 
     def parameters(self) -> dict[str, Tensor]:
         """{dotted name: Tensor} in definition order."""
-        return {dotted: value for dotted, _, _, value in self._attributes() if isinstance(value, Tensor)}
+        return {dotted: value for dotted, _, _, value in self._arrays() if isinstance(value, Tensor)}
 
     def buffers(self) -> dict[str, Array]:
         """{dotted name: array} in definition order: the running statistics of batch norm."""
-        return {dotted: value for dotted, module, name, value in self._attributes() if name in module.buffer_names}
+        return {dotted: value for dotted, _, _, value in self._arrays() if not isinstance(value, Tensor)}
 
     def state(self) -> dict[str, Array]:
         """Weights and buffers as arrays (not copies), by dotted name."""
@@ -124,10 +126,10 @@ class Module:
 
     def _replace(self, change: Callable[[str, Array], Array]) -> Any:
         """Put change(dotted name, array) in the place of each weight and buffer."""
-        for dotted, module, name, value in self._attributes():
+        for dotted, module, name, value in self._arrays():
             if isinstance(value, Tensor):
                 value.data = change(dotted, value.data)
-            elif name in module.buffer_names:
+            else:
                 setattr(module, name, change(dotted, value))
         return self
 

@@ -349,7 +349,7 @@ SOURCE = [
            gradients_of("sum")),
     Mutant("add-relu-gradient-not-cut", f"{BASIC}:add_relu", "with_relu(out, (lambda g: g, lambda g: g))",
            "(lambda g: g, lambda g: g)", gradients_of("add_relu")),
-    Mutant("add-relu-not-cut", f"{KERNELS}:add_relu", "np.maximum(out,", "np.add(out,",
+    Mutant("add-relu-not-cut", f"{KERNELS}:add_relu", "_positive(np.add(a, b, out=out), out)", "np.add(a, b, out=out)",
            lambda: test_compositions.test_add_relu_is_a_composition()),
     Mutant("relu-mask-stale", f"{KERNELS}:relu_gx", "out > 0", "np.roll(out, 1) > 0", gradients_of("relu")),
     Mutant("tanh-without-the-square", f"{BASIC}:tanh", "1 - out * out", "1 - out", gradients_of("tanh")),

@@ -167,8 +167,8 @@ def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads, exa
     blocks = max(1, min(-(-pixels // PIXELS), 1024 // (tiles[0] * tiles[1])))
     chunk = -(-pixels // blocks)
     parts = _empty((blocks, kh, kw, C, F), x)
-    shape = (N, H, W, C, P, Q, F, *_places(kernel, stride, pads))
-    launch("conv2d_gw", (*tiles, blocks), TILE, x, g, parts, *shape, chunk)
+    sizes = (N, H, W, C, P, Q, F, *_places(kernel, stride, pads))
+    launch("conv2d_gw", (*tiles, blocks), TILE, x, g, parts, *sizes, chunk)
     return parts[0] if blocks == 1 else parts.sum(axis=0)
 
 
@@ -200,6 +200,7 @@ def _mapped(name: str, arrays: Sequence[Any], *settings: Any) -> Array:
     return out
 
 
+# Element by element, arrays of one shape; scale_shift has a scale and a shift for each channel:
 add = lambda a, b: a + b
 relu = lambda x: _mapped("relu", [x])
 add_relu = lambda a, b: _mapped("add_relu", [a, b])
@@ -264,9 +265,9 @@ def max_pool(x: Array, *, kernel: Pair, stride: Pair, pads: Pads, ceil: bool) ->
 
 
 def max_pool_gx(g: Array, place: Array, *, size: Pair, kernel: Pair, stride: Pair, pads: Pads) -> Array:
-    (N, P, Q, C), places = g.shape, _places(kernel, stride, pads)
+    N, P, Q, C = g.shape
     gx = _empty((N, *size, C), g)
-    each("max_pool_gx", gx.size, *_whole(g), place, gx, *size, C, P, Q, *places, gx.size)
+    each("max_pool_gx", gx.size, *_whole(g), place, gx, *size, C, P, Q, *_places(kernel, stride, pads), gx.size)
     return gx
 
 

@@ -103,17 +103,16 @@ def add(a: Array, b: Array) -> Array:
 
 def relu(x: Array) -> Array:
     """max(x, 0)."""
-    return _mapped(lambda x, out: np.maximum(x, zeros(x.size, x.dtype).reshape(x.shape), out=out), x)
+    return _mapped(_positive, x)
+
+
+def _positive(x: Array, out: Array) -> None:
+    np.maximum(x, zeros(x.size, x.dtype).reshape(x.shape), out=out)
 
 
 def add_relu(a: Array, b: Array) -> Array:
     """max(a + b, 0), two arrays of one shape."""
-
-    def part(a: Array, b: Array, out: Array) -> None:
-        np.add(a, b, out=out)
-        np.maximum(out, zeros(out.size, out.dtype).reshape(out.shape), out=out)
-
-    return _mapped(part, a, b)
+    return _mapped(lambda a, b, out: _positive(np.add(a, b, out=out), out), a, b)
 
 
 def relu_gx(g: Array, out: Array) -> Array:
