@@ -281,3 +281,15 @@ class Normalize(Module):
             self._constants[xp, x.dtype] = tuple(xp.asarray(c) for c in constants)
         # batch norm with gamma 1, beta 0 and eps 0 is (x - mean) / std, in one pass of a fast kernel
         return ops.batch_norm_eval(x, *self._constants[xp, x.dtype], eps=0.0)
+
+
+class Sequential(Module):
+    """Modules or functions of one tensor, one after the other."""
+
+    def __init__(self, *layers: Callable[[Tensor], Tensor]) -> None:
+        self.layers = list(layers)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x

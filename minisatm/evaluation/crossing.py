@@ -106,10 +106,10 @@ def cross(
 ) -> Crossing:  # fmt: skip
     """Attack every image once for each source of the pairs, and ask the targets which class they see.
 
-    pairs: all targets on clean images and on all sources' examples, unless given. unrounded: for so many images (whole
-    batches), also ask about the examples as the attack returned them. keep: the images as well. predicted_labels: craft from the source's own
-    answers, so that the true class cannot leak into the image. names: those in the random streams, where they are not
-    the keys of networks.
+    pairs: all targets on clean images and on all sources' examples, unless given. unrounded: for so many images, in
+    whole batches, ask also about the examples as the attack returned them. keep: the images as well. predicted_labels:
+    craft from the source's own answers, so that the true class cannot leak into the image. names: those in the random
+    streams, where they are not the keys of networks.
     """
     targets: dict[str, list[str]] = {}
     for target, source in dict.fromkeys(pairs or ((t, s) for s in ("", *networks) for t in networks)):
