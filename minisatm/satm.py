@@ -147,7 +147,7 @@ def descend(learner: Learner, loss: Callable[[], tuple[Tensor, Losses]], rules: 
     if not learner.network.training:
         learner.network.train()
     seed_dropout(learner.network, stream(rules.seed, learner.name, "dropout", iteration))
-    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # the monitor reports a loss that overflows
+    with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):  # the monitor reports a loss that overflows
         total, terms = loss()
         # g = 1, but NaN for a loss that is not finite: then every gradient is NaN, and the optimiser moves no weight.
         total.backward(total.data * 0 + 1)

@@ -111,7 +111,7 @@ class crafting:
     def __init__(self, network: Any, craft_mode: str) -> None:
         if craft_mode not in ("eval", "train"):
             raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
-        self.mode, self.blas = network.mode(False), one_blas_thread()
+        self.mode, self.blas = network.mode(False), one_blas_thread
         modules = network.modules() if craft_mode == "train" else []
         self.norms = [(module, module.mean, module.var) for _, module in modules if isinstance(module, BatchNorm)]
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import TypeVar
 
-from . import blas
+from .blas import one_blas_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,9 +30,7 @@ processes_at_work: Callable[[], int] = lambda: 1  # processes.py replaces it: ea
 
 def shares(parts: Sequence[Item]) -> list[Sequence[Item]]:
     """Cut a list into equal consecutive pieces, one for each core; fewer where the list is shorter."""
-    if len(parts) < 2:
-        return [parts]
-    count = min(cores(), len(parts))
+    count = max(1, min(cores(), len(parts)))
     ends = [len(parts) * i // count for i in range(count + 1)]
     return [parts[a:b] for a, b in zip(ends, ends[1:])]
 
@@ -43,7 +41,7 @@ def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> list[
     Items must not share anything that function changes. All items are done when this returns or raises the first error.
     """
     items = list(items)
-    with blas.one_blas_thread():
+    with one_blas_thread:
         helpers = _helpers.reserve(len(items) - 1)
         if not helpers:
             return [function(item) for item in items]
@@ -106,7 +104,7 @@ def _start_afresh() -> None:
     """A forked child has none of its parent's threads."""
     global _helpers
     _helpers = _Helpers()
-    blas.start_afresh()
+    one_blas_thread.start_afresh()
 
 
 if hasattr(os, "register_at_fork"):
