@@ -26,10 +26,8 @@ WITH_DOMAIN = ("ensemble", "satm")
 # The static networks of a phase, which craft or teach but do not learn, are those at the end of this earlier phase.
 STATIC = {"ensemble": "undefended", "cascade": "standard", "distillation": "teacher"}
 # The settings that only this phase reads.
-OWN_SETTINGS = {
-    "cascade": ("r_embedding",), "teacher": ("temperature",), "distillation": ("temperature",),
-    "penalty": ("r_penalty",),
-}  # fmt: skip
+OWN_SETTINGS = {"cascade": ("r_embedding",), "penalty": ("r_penalty",)}
+OWN_SETTINGS |= dict.fromkeys(("teacher", "distillation"), ("temperature",))
 
 ALONE_LOOPS: dict[str, Callable[..., None]] = {
     **dict.fromkeys(("clean", "control", "teacher"), training.train_clean),
@@ -38,9 +36,8 @@ ALONE_LOOPS: dict[str, Callable[..., None]] = {
     "satm": satm.train,
 }
 LOOPS_WITH_SOURCES: dict[str, Callable[..., None]] = {
-    "ensemble": training.train_ensemble,
-    "cascade": training.train_cascade,
-}
+    "ensemble": training.train_ensemble, "cascade": training.train_cascade,
+}  # fmt: skip
 
 
 def own_settings(phase: str, settings: Any) -> dict[str, Any]:
@@ -56,15 +53,14 @@ def train(
 
     own: what `own_settings` gives for this phase.
     """
-    if phase in ALONE_LOOPS:
-        ALONE_LOOPS[phase](learners, rules, monitor, team, **own)
+    if phase in LOOPS_WITH_SOURCES:
+        others = [[s for s in static if s.name != learner.name] for learner in learners]
+        sources = [found + [learner] * own_examples for found, learner in zip(others, learners)]
+        LOOPS_WITH_SOURCES[phase](learners, sources, rules, monitor, team, **own)
     elif phase == "distillation":
         training.train_distilled(learners, static, rules, monitor, team, **own)
     else:
-        others = [[s for s in static if s.name != learner.name] for learner in learners]
-        itself = [[learner] if own_examples else [] for learner in learners]
-        sources = [a + b for a, b in zip(others, itself)]
-        LOOPS_WITH_SOURCES[phase](learners, sources, rules, monitor, team, **own)
+        ALONE_LOOPS[phase](learners, rules, monitor, team, **own)
 
 
 def validation_loss(phase: str, own: dict[str, Any]) -> Callable[..., Any]:
