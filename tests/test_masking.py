@@ -73,7 +73,7 @@ def quantised(network):
 
 @pytest.fixture(scope="module")
 def seen():
-    """Each network taken by itself, so that transferred examples say nothing: (true, {name: MaskingEvidence})."""
+    """Each network taken by itself, so that transferred examples say nothing: {name: MaskingEvidence}."""
     images = Images()
     plain = nearest(images.patterns)
     networks = {
@@ -84,12 +84,11 @@ def seen():
         "guessing": lambda x: (np.tile(np.float32([1, 0, 0]), (len(x), 1)), lambda g: np.ones_like(x)),
     }
     gathered = {name: masking.gather({name: n}, images, epsilon=EPSILON, seed=0) for name, n in networks.items()}
-    return images.y, {name: own[name] for name, (_, own) in gathered.items()}
+    return {name: own[name] for name, own in gathered.items()}
 
 
 def verdicts(seen, name, reference=None):
-    true, gathered = seen
-    found = masking.checks(gathered[name], true, gathered[reference] if reference else None)
+    found = masking.checks(seen[name], seen[reference] if reference else None)
     return {line.check: line.verdict for line in found}
 
 
@@ -98,28 +97,26 @@ def signs(seen, name, reference=None):
 
 
 def test_a_plain_network_shows_no_sign(seen):
-    true, gathered = seen
     found = verdicts(seen, "plain")
     unsure = {check for check, verdict in found.items() if verdict == CANNOT_TELL}
     assert unsure == {"transferred / own", "gradient norm"}  # nobody else is there to compare with
     assert set(found.values()) == {NO_SIGN, CANNOT_TELL}
     assert verdicts(seen, "plain", "plain")["gradient norm"] == NO_SIGN
-    words = masking.summary("p", gathered["plain"], true, masking.checks(gathered["plain"], true))
+    words = masking.summary("p", seen["plain"], masking.checks(seen["plain"]))
     assert words.startswith("p: no sign of masking in 9 of 11 checks, 2 cannot tell. The strongest attack, ")
 
 
 def test_saturated_logits_are_found_by_their_zero_gradients(seen):
     """The cross-entropy of logits this large is flat in float32; the margin loss and a search get through."""
-    true, gathered = seen
-    look = gathered["saturated"]
-    assert look.zero.mean() > 0.5 and look.rate("clean") == gathered["plain"].rate("clean")
+    look = seen["saturated"]
+    assert look.zero.mean() > 0.5 and look.rate("clean") == seen["plain"].rate("clean")
     found = signs(seen, "saturated")
     assert {"zero gradients", "margin loss / cross-entropy", "search without gradients", "rate at epsilon 1"} <= found
-    (line,) = (line for line in masking.checks(look, true) if line.check == "zero gradients")
+    (line,) = (line for line in masking.checks(look) if line.check == "zero gradients")
     assert f"exactly zero for {int(look.zero.sum())} of {N} images" in line.text
     network, images = nearest(Images().patterns, gain=20_000.0), Images()
-    x_adv = attacks.iterative_fgsm(network, images.x, true, epsilon=EPSILON, steps=10, loss="margin")
-    left = (network(in_ball(x_adv, images.x))[0].argmax(axis=1) == true).mean()
+    x_adv = attacks.iterative_fgsm(network, images.x, images.y, epsilon=EPSILON, steps=10, loss="margin")
+    left = (network(in_ball(x_adv, images.x))[0].argmax(axis=1) == images.y).mean()
     assert f"no robustness: the margin loss has a gradient, and leaves {100 * left:.1f} %" in line.text and left < 0.8
     assert line.value == look.zero.mean()
 
@@ -137,9 +134,8 @@ def test_a_network_without_slope_is_found(seen):
 
 
 def test_of_a_network_that_guesses_nothing_is_told(seen):
-    true, gathered = seen
     assert set(verdicts(seen, "guessing").values()) == {CANNOT_TELL}
-    words = masking.summary("g", gathered["guessing"], true, masking.checks(gathered["guessing"], true))
+    words = masking.summary("g", seen["guessing"], masking.checks(seen["guessing"]))
     assert words == "g: clean 33.3 % is no better than always answering one class: nothing to mask."
 
 
@@ -147,9 +143,9 @@ def test_examples_of_another_network_unmask_a_shattered_one():
     """The plain twin's examples fool the shattered network, whose own do not; never the other way round."""
     images = Images()
     plain = nearest(images.patterns)
-    true, gathered = masking.gather({"plain": plain, "masked": shattered(plain)}, images, epsilon=EPSILON, seed=0)
-    assert "transferred / own" in signs((true, gathered), "masked")
-    assert "transferred / own" not in signs((true, gathered), "plain")
+    gathered = masking.gather({"plain": plain, "masked": shattered(plain)}, images, epsilon=EPSILON, seed=0)
+    assert "transferred / own" in signs(gathered, "masked")
+    assert "transferred / own" not in signs(gathered, "plain")
     # the same images and the same answers: what is transferred is what fools the plain network itself
     assert np.array_equal(gathered["masked"].right["from plain"], gathered["plain"].right["multi-step"])
 
@@ -158,9 +154,8 @@ def test_the_evidence_is_what_a_reader_would_compute():
     """Each field against the definition, for images taken at once and not in batches."""
     images = Images()
     network = nearest(images.patterns)
-    true, gathered = masking.gather({"a": network}, images, epsilon=EPSILON, seed=0)
-    x, y, seen = images.x, images.y, gathered["a"]
-    assert np.array_equal(true, y)
+    x, y, seen = images.x, images.y, masking.gather({"a": network}, images, epsilon=EPSILON, seed=0)["a"]
+    assert np.array_equal(seen.true, y)
     logits, vjp = network(x)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     g = vjp((odds / odds.sum(axis=1, keepdims=True) - np.eye(CLASSES)[y]).astype(np.float32))
@@ -188,7 +183,7 @@ def test_a_gradient_is_zero_only_where_all_of_it_is():
         logits, vjp = network(x)
         return logits, lambda g: vjp(g) * (np.arange(SIDE) > 0)[:, None].astype(x.dtype)
 
-    assert not masking.gather({"a": blind}, images, epsilon=EPSILON, seed=0)[1]["a"].zero.any()
+    assert not masking.gather({"a": blind}, images, epsilon=EPSILON, seed=0)["a"].zero.any()
 
 
 def test_only_examples_of_eight_bits_count():
@@ -199,28 +194,27 @@ def test_only_examples_of_eight_bits_count():
         off = abs(255 * x - np.rint(255 * x)).reshape(len(x), -1).max(axis=1) > 0.01
         return np.stack([~off, off, 0 * off], axis=1).astype(np.float32), lambda g: np.ones_like(x)
 
-    right = masking.gather({"a": fussy}, images, epsilon=0.3 / 255, seed=0)[1]["a"].right
+    right = masking.gather({"a": fussy}, images, epsilon=0.3 / 255, seed=0)["a"].right
     assert all(np.array_equal(right[attack], images.y == 0) for attack in ("clean", "fgsm", "noise", "multi-step"))
 
 
 def test_the_strongest_of_many_sources_must_be_stronger_by_more():
     """Of so many, one is ahead by chance: the interval is wider (Bonferroni)."""
-    true = np.arange(100) % 4
     widths = []
     for others in (1, 10):
         look = constructed(**{"multi-step": 60, **{f"from {k}": 50 for k in range(others)}})
-        (line,) = (line for line in masking.checks(look, true) if line.check == "transferred / own")
+        (line,) = (line for line in masking.checks(look) if line.check == "transferred / own")
         widths.append(line.high - line.low)
     assert widths[1] > 1.2 * widths[0]
 
 
 def constructed(**rights):
-    """The evidence about 100 images; each attack leaves so many of them right."""
+    """The evidence about 100 images of four classes; each attack leaves so many of them right."""
     full = dict.fromkeys(("clean", "noise", "fgsm", "r_fgsm", "multi-step", "margin", "search"), 90)
     full |= {"epsilon 0.5": 0, "epsilon 1": 0} | rights
     right = {attack: np.arange(100) < count for attack, count in full.items()}
     ones = np.ones(100)
-    return MaskingEvidence(right, ones < 0, ones, ones, 0.5 * ones)
+    return MaskingEvidence(np.arange(100) % 4, right, ones < 0, ones, ones, 0.5 * ones)
 
 
 @pytest.mark.parametrize(
@@ -246,18 +240,17 @@ def constructed(**rights):
     ],
 )
 def test_verdicts(check, rights, verdict):
-    true = np.arange(100) % 4
-    (line,) = (line for line in masking.checks(constructed(**rights), true) if line.check == check)
+    (line,) = (line for line in masking.checks(constructed(**rights)) if line.check == check)
     assert line.verdict == verdict
     if verdict == SIGN:
         assert line.low <= line.value <= line.high
 
 
 def test_a_line_gives_its_figures():
-    (line,) = (c for c in masking.checks(constructed(fgsm=30, **{"multi-step": 60}), np.arange(100) % 4)
+    (line,) = (c for c in masking.checks(constructed(fgsm=30, **{"multi-step": 60}))
                if c.check == "single-step / multi-step")  # fmt: skip
     assert re.fullmatch(r"FGSM 30.0 %, 10 steps 60.0 %: \+30.0 points \[\+\d+.\d, \+\d+.\d\]", line.text)
-    text = masking.report_text("a", constructed(), np.arange(100) % 4, [line])
+    text = masking.report_text("a", constructed(), [line])
     assert text == f"a: clean 90.0 %, n = 100\n  single-step / multi-step  SIGN OF MASKING  {line.text}"
 
 
@@ -265,7 +258,7 @@ def test_a_line_gives_its_figures():
 def test_a_gradient_norm_is_small_only_where_it_is_so_at_both_ends(clean, attacked, verdict):
     own, before = constructed(), constructed()
     own.norm, own.norm_attacked = clean * own.norm, attacked * own.norm_attacked
-    lines = {line.check: line.verdict for line in masking.checks(own, np.arange(100) % 4, before)}
+    lines = {line.check: line.verdict for line in masking.checks(own, before)}
     assert lines["gradient norm"] == verdict
 
 
@@ -273,7 +266,7 @@ def test_a_gradient_norm_is_small_only_where_it_is_so_at_both_ends(clean, attack
 def test_a_cosine_is_judged_beside_the_undefended_one(own, undefended, verdict):
     a, b = constructed(), constructed()
     a.cosine, b.cosine = own + 0 * a.cosine, (undefended or 0) + 0 * b.cosine
-    lines = {line.check: line.verdict for line in masking.checks(a, np.arange(100) % 4, b if undefended else None)}
+    lines = {line.check: line.verdict for line in masking.checks(a, b if undefended else None)}
     assert lines["cosine single / multi-step"] == verdict
 
 
@@ -281,5 +274,5 @@ def test_zero_gradients_need_be_more_than_a_few():
     for count, verdict in ((0, NO_SIGN), (1, CANNOT_TELL), (20, SIGN)):
         own = constructed()
         own.zero = np.arange(100) < count
-        lines = {line.check: line.verdict for line in masking.checks(own, np.arange(100) % 4)}
+        lines = {line.check: line.verdict for line in masking.checks(own)}
         assert lines["zero gradients"] == verdict

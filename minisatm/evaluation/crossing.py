@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from ..backend import placed
 from ..models.network import Network, predict
 from ..parallel import ALONE, Team
 from ..results.rows import Leak, Row
-from .setting import AttackSetting, examples
+from .setting import AttackSetting, examples, with_places
 
 Array = Any
 Pair = tuple[str, str]  # (target, source); the source of clean images is ""
+Names = dict[Pair, dict[str, Any]]  # the method, network, condition and run in the row of each pair
 CHANGED = 1e-4 / 255  # less is no rounding, but how exactly float32 knows a pixel
 
 
@@ -52,20 +53,6 @@ class Crossing:
     def confusion(self, target: str, source: str, classes: int) -> Array:
         return metrics.confusion_matrix(self.true, self.answers[target, source], classes)
 
-    def row(self, pair: Pair, classes: int, *, method: str, network: str, condition: str, run: str = "") -> Row:
-        """The row of a table for one pair; the names are the target's."""
-        target, source = pair
-        rates: dict[str, Any] = metrics.rates(self.confusion(target, source, classes))
-        if not source:
-            return Row(method, network, condition, source, **rates, run=run)
-        sizes = self.sizes[source]
-        return Row(
-            method, network, condition, source, **rates, run=run, attack=self.setting.attack, norm=self.setting.norm,
-            epsilon=self.setting.epsilon if self.setting.has_epsilon else None,
-            rate_before_rounding=float(self.right(*pair, rounded=False).mean()) if pair in self.unrounded else None,
-            perturbation=float(sizes.mean()), largest_perturbation=float(sizes.max()),
-        )  # fmt: skip
-
     def above_clean(self) -> list[Pair]:
         """Where a target is better on adversarial images than on clean ones, though the attack reads the true class."""
         if not ATTACKS[self.setting.attack].reads_label:
@@ -73,45 +60,41 @@ class Crossing:
         clean = {target: self.right(target, "").mean() for target in self.targets}
         return [(t, s) for t, s in self.answers if s and self.right(t, s).mean() > clean[t]]
 
-    def leak(
-        self, pair: Pair, predicted: Crossing | None, *, method: str, network: str, condition: str, run: str = ""
-    ) -> Leak:
-        """The row of tables/leaks.csv for one pair of `above_clean`. predicted: crossed with predicted_labels."""
-        target, source = pair
-        adversarial, clean = self.right(target, source), self.right(target, "")
-        difference, low, high = metrics.paired_difference(adversarial, clean)
-        return Leak(
-            method, network, condition, source, len(self.true), float(adversarial.mean()), float(clean.mean()),
-            difference, low, high, None if predicted is None else float(predicted.right(*pair).mean()), run,
-        )  # fmt: skip
+    def rows(self, names: Names, classes: int) -> list[Row]:
+        """The row of each pair."""
+        return [self._row(pair, columns, classes) for pair, columns in names.items()]
 
+    def _row(self, pair: Pair, names: dict[str, Any], classes: int) -> Row:
+        source, measured = pair[1], metrics.rates(self.confusion(*pair, classes))
+        if source:
+            measured |= dict(
+                attack=self.setting.attack, norm=self.setting.norm,
+                epsilon=self.setting.epsilon if self.setting.has_epsilon else None,
+                rate_before_rounding=float(self.right(*pair, rounded=False).mean()) if pair in self.unrounded else None,
+                perturbation=float(self.sizes[source].mean()), largest_perturbation=float(self.sizes[source].max()),
+            )  # fmt: skip
+        return Row(**names, source=source, **measured)
 
-@dataclass
-class _Part:
-    """One source's share of a Crossing for one batch; answers (targets, n)."""
-
-    true: Array
-    answers: Array
-    unrounded: Array
-    sizes: Array
-    images: Array | None
+    def leaks(self, names: Names, predicted: Crossing | None) -> list[Leak]:
+        """The row of each pair of `above_clean`. predicted: the same pairs, crossed with predicted_labels."""
+        above, rows = self.above_clean(), []
+        for pair in (pair for pair in names if pair in above):
+            adversarial, clean = self.right(*pair), self.right(pair[0], "")
+            difference, low, high = metrics.paired_difference(adversarial, clean)
+            rows.append(Leak(
+                **names[pair], source=pair[1], n=len(self.true), rate=float(adversarial.mean()),
+                clean_rate=float(clean.mean()), difference=difference, low=low, high=high,
+                rate_from_predicted_labels=float(predicted.right(*pair).mean()) if predicted else None,
+            ))  # fmt: skip
+        return rows
 
 
 def cross(
-    networks: Mapping[str, Network],
-    batches: Any,
-    setting: AttackSetting,
-    *,
-    seed: int,
-    pairs: Iterable[Pair] | None = None,
-    limit: int | None = None,
-    unrounded: bool = True,
-    keep: bool = False,
-    predicted_labels: bool = False,
-    names: Mapping[str, str] | None = None,
-    tick: Callable[[int], Any] | None = None,
-    team: Team = ALONE,
-) -> Crossing:
+    networks: Mapping[str, Network], batches: Any, setting: AttackSetting, *, seed: int,
+    pairs: Iterable[Pair] | None = None, limit: int | None = None, unrounded: bool = True, keep: bool = False,
+    predicted_labels: bool = False, names: Mapping[str, str] | None = None,
+    tick: Callable[[int], Any] | None = None, team: Team = ALONE,
+) -> Crossing:  # fmt: skip
     """Attack every image once for each source of the pairs, and ask the targets which class they see.
 
     pairs: all targets on clean images and on all sources' examples, unless given. unrounded: also ask about the
@@ -124,74 +107,67 @@ def cross(
         targets.setdefault(source, []).append(target)
     images = _Pass(batches, limit, tick)
 
-    def show(job: tuple[int, str]) -> _Part:
+    def show(job: tuple[int, str]) -> Crossing:
         b, source = job
         x, y, places = images.batch(b)
+
+        def ask(shown: Array) -> dict[Pair, Array]:
+            return {(target, source): predict(networks[target], shown) for target in targets[source]}
+
         x_adv = pixels = x
         if source:
             labels = predict(networks[source], x) if predicted_labels else y
             name = (names or {}).get(source, source)
             x_adv, pixels = examples(networks[source], x, labels, setting, seed=seed, source=name, places=places)
-        answers = before = _ask(networks, targets[source], pixels)
-        if source and unrounded and bool((abs(x_adv - pixels) > CHANGED).any()):
-            before = _ask(networks, targets[source], x_adv)
+        answers = ask(pixels)
+        moved = source and unrounded and bool((abs(x_adv - pixels) > CHANGED).any())
+        before = (ask(x_adv) if moved else answers) if unrounded else {}
         sizes = placed(perturbation_size(pixels - x, setting.norm), "numpy")
-        return _Part(y, answers, before, sizes, placed(bytes_of(pixels), "numpy") if keep else None)
+        kept = {source: placed(bytes_of(pixels), "numpy")} if keep else {}
+        return Crossing(setting, y, answers, before, {source: sizes}, kept)
 
     # One job for each source and batch: each process reads on to the batch of its next job, and none waits for another.
     jobs = [(b, source) for b in range(images.count) for source in targets]
-    parts: dict[str, list[_Part]] = {source: [] for source in targets}
-    for (_, source), part in zip(jobs, team.map(show, jobs)):
-        parts[source].append(part)
+    parts = team.map(show, jobs)
     images.finish()
-    return _joined(setting, targets, parts, unrounded)
+    true = np.concatenate([part.true for part in parts[:: len(targets)]])
+    fields = ([getattr(part, name) for part in parts] for name in ("answers", "unrounded", "sizes", "images"))
+    return Crossing(setting, true, *map(joined, fields))
 
 
-def _joined(
-    setting: AttackSetting, targets: dict[str, list[str]], parts: dict[str, list[_Part]], unrounded: bool
-) -> Crossing:
-    found = Crossing(setting, np.concatenate([part.true for part in next(iter(parts.values()))]), {}, {}, {}, {})
-    for source, own in parts.items():
-        pairs = [(target, source) for target in targets[source]]
-        found.answers |= zip(pairs, np.concatenate([part.answers for part in own], axis=1))
-        if unrounded:
-            found.unrounded |= zip(pairs, np.concatenate([part.unrounded for part in own], axis=1))
-        found.sizes[source] = np.concatenate([part.sizes for part in own])
-        kept = [part.images for part in own if part.images is not None]
-        if kept:
-            found.images[source] = np.concatenate(kept)
-    return found
+def joined(parts: Iterable[dict[Any, Array]]) -> dict[Any, Array]:
+    """The arrays of all parts under each key, one after the other: {key: (n, ...)}."""
+    arrays: dict[Any, list[Array]] = {}
+    for part in parts:
+        for key, array in part.items():
+            arrays.setdefault(key, []).append(array)
+    return {key: np.concatenate(batches) for key, batches in arrays.items()}
 
 
 class _Pass:
     """One pass over the batches in order, one of them in memory. tick gets the number of images of each batch done."""
 
     def __init__(self, batches: Any, limit: int | None, tick: Callable[[int], Any] | None) -> None:
-        self.places, self.size, self.tick = batches.places(limit), batches.batch, tick
-        self.count, self.at = -(-len(self.places) // self.size), -1
-        self.images = batches.in_order(limit)
+        self.left = len(batches.places(limit))
+        self.count = -(-self.left // batches.batch)
+        self.batches, self.tick, self.at, self.size = with_places(batches, limit), tick, -1, 0
 
     def batch(self, b: int) -> tuple[Array, Array, Array]:
         """x, y and places of batch b, which may not lie before the one asked for last."""
         while self.at < b:
-            self._tick(self.at)
-            self.x, self.y = next(self.images)
-            self.at += 1
-        return self.x, self.y, self.places[b * self.size : (b + 1) * self.size]
+            self._done(self.size)
+            self.now = next(self.batches)
+            self.at, self.size = self.at + 1, len(self.now[1])
+        return self.now
 
     def finish(self) -> None:
         """The jobs of other processes are done as well."""
-        for b in range(self.at, self.count):
-            self._tick(b)
+        self._done(self.left)
 
-    def _tick(self, b: int) -> None:
-        if self.tick is not None and b >= 0:
-            self.tick(len(self.places[b * self.size : (b + 1) * self.size]))
-
-
-def _ask(networks: Mapping[str, Network], targets: Sequence[str], x: Array) -> Array:
-    """The answers of these networks, (targets, N)."""
-    return np.stack([predict(networks[target], x) for target in targets])
+    def _done(self, images: int) -> None:
+        self.left -= images
+        if self.tick is not None and images:
+            self.tick(images)
 
 
 def bytes_of(pixels: Array) -> Array:

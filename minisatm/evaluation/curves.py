@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import metrics
 from ..models.network import Network
-from ..parallel import ALONE, Team
+from ..results.screen import aligned, percent
 from .crossing import Crossing, cross
-from .matrix import CELL
 from .setting import AttackSetting
 
 Rows = list[dict[str, Any]]
@@ -28,28 +27,20 @@ def epsilons(given: Sequence[float], setting: AttackSetting, shape: Sequence[int
 
 
 def curve(
-    networks: dict[str, Network],
-    batches: Any,
-    setting: AttackSetting,
-    points: Sequence[float],
-    *,
-    seed: int,
-    limit: int,
-    names: Mapping[str, str] | None = None,
-    tick: Callable[[int], Any] | None = None,
-    team: Team = ALONE,
+    networks: dict[str, Network], batches: Any, setting: AttackSetting, points: Sequence[float], **options: Any
 ) -> Rows:
-    """For every network and epsilon its rate on its own examples and on the strongest of the others'."""
+    """For every network and epsilon its rate on its own examples and on the strongest of the others'.
+
+    options: those of `cross`.
+    """
     rows: Rows = []
     for epsilon in points:
-        crossing = cross(networks, batches, setting.at(epsilon), seed=seed, limit=limit, unrounded=False, names=names,
-                         tick=tick, team=team)  # fmt: skip
+        crossing = cross(networks, batches, setting.at(epsilon), unrounded=False, **options)
         if not rows:
             rows += [_point(crossing, target, 0.0, "", "") for target in networks]
         for target in networks:
-            others = [source for source in crossing.sources if source != target]
-            strongest = min(others, key=lambda s: crossing.right(target, s).mean(), default=None)  # noqa: B023
-            rows.append(_point(crossing, target, epsilon, target, strongest))
+            rates = {source: crossing.right(target, source).mean() for source in crossing.sources if source != target}
+            rows.append(_point(crossing, target, epsilon, target, min(rates, key=rates.__getitem__, default=None)))
     return rows
 
 
@@ -66,21 +57,16 @@ def _point(crossing: Crossing, target: str, epsilon: float, white_box: str, othe
 def curves_text(rows: Rows) -> str:
     """Two lines a network: its rate on its own examples, and on the strongest transferred ones."""
     points = sorted({row["epsilon"] for row in rows})
-    at = {(row["target"], row["epsilon"]): row for row in rows}
-    targets = list(dict.fromkeys(row["target"] for row in rows))
-    margin = max(map(len, [*targets, "  strongest transferred"])) + 1
+    targets, others = list(dict.fromkeys(row["target"] for row in rows)), "  strongest transferred"
+    margin = max(map(len, [*targets, others])) + 2
     whole = points[-1] == 1.0
     lines = [
         f"{rows[0]['attack']}: classification rate in % by epsilon, on own examples and on others'; n = {rows[0]['n']}",
-        _line("epsilon, 1/256" if whole else "epsilon", [f"{e * 256 if whole else e:.3g}" for e in points], margin),
+        aligned("epsilon, 1/256" if whole else "epsilon", [f"{e * 256 if whole else e:.3g}" for e in points], margin),
     ]
     for target in targets:
-        lines.append(_line(target, [f"{100 * at[target, e]['white_box']:.1f}" for e in points], margin))
-        if at[target, points[-1]]["transferred"] is not None:
-            cells = [f"{100 * at[target, e]['transferred']:.1f}" for e in points]
-            lines.append(_line("  strongest transferred", cells, margin))
+        for name, key in ((target, "white_box"), (others, "transferred")):
+            rates = [row[key] for row in rows if row["target"] == target]
+            if None not in rates:
+                lines.append(aligned(name, map(percent, rates), margin))
     return "\n".join(lines)
-
-
-def _line(name: str, cells: Sequence[str], margin: int) -> str:
-    return name.ljust(margin) + "".join(cell.rjust(CELL) for cell in cells)

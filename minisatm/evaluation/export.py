@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import InputError
 from .crossing import Crossing
-from .setting import AttackSetting
 
 PICTURES = 8  # of each source
 
@@ -31,7 +30,8 @@ def export(folder: Path, crossing: Crossing, classes: Sequence[str]) -> None:
     targets, setting = crossing.targets, crossing.setting
     clean = np.stack([crossing.answers[target, ""] for target in targets])
     for k, source in enumerate(crossing.sources):
-        name = "-".join([setting.attack, *([_size(setting)] if setting.has_epsilon else []), _safe(source)])
+        size = f"-{setting.epsilon:g}" if setting.unit else f"-{256 * setting.epsilon:g}of256"
+        name = f"{setting.attack}{size * setting.has_epsilon}-{_safe(source)}"
         if any(_safe(source) == _safe(before) for before in crossing.sources[:k]):
             name = f"{name}-{k + 1}"  # its number in the table
         predicted = np.stack([crossing.answers[target, source] for target in targets])
@@ -41,29 +41,22 @@ def export(folder: Path, crossing: Crossing, classes: Sequence[str]) -> None:
             attack=setting.attack, source=source, norm=setting.norm,
             epsilon=setting.epsilon if setting.has_epsilon else np.nan,
         )  # fmt: skip
-        k = targets.index(source)
-        _pictures(folder / name, crossing, source, clean[k], predicted[k], classes)
+        _pictures(folder / name, crossing, source, classes)
 
 
-def _pictures(
-    folder: Path, crossing: Crossing, source: str, before: np.ndarray, after: np.ndarray, classes: Sequence[str]
-) -> None:
+def _pictures(folder: Path, crossing: Crossing, source: str, classes: Sequence[str]) -> None:
     """Pairs of PNGs, first of images that fool the source; a file's name has the true class and the source's answer."""
     from PIL import Image
 
     folder.mkdir()
-    true = crossing.true
-    fooled = (before == true) & (after != true)
+    fooled = crossing.right(source, "") & ~crossing.right(source, source)
     chosen = np.sort(np.argsort(~fooled, kind="stable")[:PICTURES])
     for i in chosen.tolist():
-        for kind, images, answers in (("clean", "", before), ("adversarial", source, after)):
-            pixels = crossing.images[images][i]
-            name = f"{i:05d}_true_{_safe(classes[true[i]])}_answer_{_safe(classes[answers[i]])}_{kind}.png"
+        for kind, shown in (("clean", ""), ("adversarial", source)):
+            pixels = crossing.images[shown][i]
+            true, answer = (_safe(classes[answers[i]]) for answers in (crossing.true, crossing.answers[source, shown]))
+            name = f"{i:05d}_true_{true}_answer_{answer}_{kind}.png"
             Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(folder / name)
-
-
-def _size(setting: AttackSetting) -> str:
-    return f"{setting.epsilon:g}" if setting.unit else f"{256 * setting.epsilon:g}of256"
 
 
 def _safe(text: str) -> str:

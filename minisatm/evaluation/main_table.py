@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import metrics
 from ..results.rows import CLEAN, HOLD_OUT, PARTNER_NEW, PARTNER_OLD, WHITE_BOX, Difference, Leak, Row
-from .crossing import Crossing, Pair
+from .crossing import Crossing, Names, Pair
 
 Case = tuple[str, str, str, str]  # (target's method, its name, condition, source); the source of clean images is ""
 
@@ -38,10 +38,9 @@ def pair_of(case: Case) -> Pair:
 def results(crossing: Crossing, wanted: Iterable[Case], classes: Sequence[str]) -> list[Row]:
     """One row per case with rate, one-off and their 95 % intervals, then the row of always answering one group."""
     n, true = len(classes), crossing.true
-    rows = [crossing.row(pair_of(case), n, **_names(case)) for case in wanted]
-    group, _, _ = metrics.majority_rate(true, n)
+    group = metrics.majority_rate(true, n)[0]
     always = metrics.rates(metrics.confusion_matrix(true, np.full_like(true, group), n))
-    return [*rows, Row(f"always {classes[group]}", "", CLEAN, "", **always)]
+    return [*crossing.rows(_names(wanted), n), Row(f"always {classes[group]}", "", CLEAN, "", **always)]
 
 
 def differences(crossing: Crossing, wanted: Iterable[Case]) -> list[Difference]:
@@ -59,9 +58,8 @@ def differences(crossing: Crossing, wanted: Iterable[Case]) -> list[Difference]:
 
 def leaks(crossing: Crossing, wanted: Iterable[Case], predicted: Crossing | None) -> list[Leak]:
     """The cases with a rate above the clean one. predicted: the same pairs, crafted from predicted labels."""
-    above = crossing.above_clean()
-    return [crossing.leak(pair_of(case), predicted, **_names(case)) for case in wanted if pair_of(case) in above]
+    return crossing.leaks(_names(wanted), predicted)
 
 
-def _names(case: Case) -> dict[str, str]:
-    return dict(method=case[0], network=case[1], condition=case[2])
+def _names(wanted: Iterable[Case]) -> Names:
+    return {pair_of(case): dict(method=case[0], network=case[1], condition=case[2]) for case in wanted}

@@ -19,8 +19,8 @@ from ..attacks import input_gradient, logits_of
 from ..attacks.gradients import length, vanished
 from ..backend import array_module, placed
 from ..parallel import ALONE, Team
-from .crossing import bytes_of
-from .setting import AttackSetting, examples
+from .crossing import bytes_of, joined
+from .setting import AttackSetting, examples, with_places
 
 Array = Any
 SIGN, NO_SIGN, CANNOT_TELL = "SIGN OF MASKING", "no sign", "cannot tell"
@@ -30,18 +30,23 @@ LARGE = (0.5, 1.0)
 FELL_TO = 1 / 10  # of the undefended network's gradient norm: less is a sign
 SMALL_COSINE = 0.1
 Z = 2.576  # for 99 %
+NAMES = {
+    "fgsm": "FGSM", "r_fgsm": "R+FGSM", "multi-step": f"{STEPS} steps", "margin": f"{STEPS} steps on the margin",
+    "search": f"{QUESTIONS} random squares",
+}  # fmt: skip
 
 
 @dataclass
 class MaskingEvidence:
     """What was measured of one network, image by image, each (n,).
 
-    right {attack: booleans}: "clean", "noise", "fgsm", "r_fgsm", "multi-step", "margin", "search", "from <source>",
-    "epsilon 0.5", "epsilon 1". zero: is the gradient of J at the clean image exactly zero? norm and norm_attacked: its
-    L2 norm there and at the multi-step example. cosine: between the one-step and the multi-step perturbation, NaN where
-    there is none.
+    true: the classes. right {attack: booleans}: "clean", "noise", "fgsm", "r_fgsm", "multi-step", "margin", "search",
+    "from <source>", "epsilon 0.5", "epsilon 1". zero: is the gradient of J at the clean image exactly zero? norm and
+    norm_attacked: its L2 norm there and at the multi-step example. cosine: between the one-step and the multi-step
+    perturbation, NaN where there is none.
     """
 
+    true: Array
     right: dict[str, Array]
     zero: Array
     norm: Array
@@ -51,33 +56,38 @@ class MaskingEvidence:
     def rate(self, attack: str) -> float:
         return float(self.right[attack].mean())
 
-    def transferred(self) -> list[str]:
-        """The attacks by other networks' multi-step examples, the strongest first."""
-        return sorted((key for key in self.right if key.startswith("from ")), key=self.rate)
+    def percent(self, attack: str) -> str:
+        return f"{100 * self.rate(attack):.1f} %"
 
-    def strongest(self) -> str:
-        """The attack that leaves the least."""
-        return min((key for key in self.right if not key.startswith("epsilon ")), key=self.rate)
+    def strongest(self, kind: str = "") -> list[str]:
+        """The attacks whose names begin with `kind`, the one that leaves the least first."""
+        return sorted((attack for attack in self.right if attack.startswith(kind)), key=self.rate)
+
+    @property
+    def chance(self) -> float:
+        """The rate of always giving the same answer."""
+        return metrics.majority_rate(self.true, int(self.true.max()) + 1)[1]
+
+    @property
+    def above_chance(self) -> bool:
+        """Does the network classify clean images better than one that always gives the same answer?"""
+        return metrics.interval(self.rate("clean"), len(self.true), Z)[0] > self.chance
 
 
 def gather(
     networks: Mapping[str, Any], batches: Any, *, epsilon: float, seed: int, limit: int | None = None,
     names: Mapping[str, str] | None = None, tick: Callable[[int], Any] | None = None, team: Team = ALONE,
-) -> tuple[Array, dict[str, MaskingEvidence]]:  # fmt: skip
-    """The true classes (n,), and the evidence about each network; the team shares out the networks.
+) -> dict[str, MaskingEvidence]:  # fmt: skip
+    """The evidence about each network; the team shares out the networks.
 
     names: those in the random streams, where they are not the keys of networks.
     """
-    true: list[Array] = []
-    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in networks}
-    places, start = batches.places(limit), 0
-    for x, y in batches.in_order(limit):
-        here = places[start : start + len(x)]
-        start += len(x)
+    parts: dict[str, list[MaskingEvidence]] = {name: [] for name in networks}
+    for x, y, places in with_places(batches, limit):
 
-        def attacked(name: str) -> tuple[dict[str, Any], Array]:
+        def attacked(name: str) -> tuple[MaskingEvidence, Array]:
             source = (names or {}).get(name, name)
-            return _attacked(networks[name], x, y, epsilon, seed=seed, source=source, places=here)  # noqa: B023
+            return _attacked(networks[name], x, y, epsilon, seed=seed, source=source, places=places)  # noqa: B023
 
         measured = dict(zip(networks, team.map(attacked, networks)))
 
@@ -86,23 +96,19 @@ def gather(
             return {f"from {s}": _right(networks[name], _scaled(pixels, x), y) for s, pixels in others.items()}  # noqa: B023
 
         for name, more in zip(networks, team.map(transferred, networks)):
-            fields = measured[name][0]
-            parts[name].append({**fields, "right": fields["right"] | more})
-        true.append(y)
+            parts[name].append(replace(measured[name][0], right=measured[name][0].right | more))
         if tick is not None:
             tick(len(x))
-    return np.concatenate(true), {name: _joined(own) for name, own in parts.items()}
+    return {name: _joined(own) for name, own in parts.items()}
 
 
-def _joined(parts: Sequence[dict[str, Any]]) -> MaskingEvidence:
-    right = {key: np.concatenate([part["right"][key] for part in parts]) for key in parts[0]["right"]}
-    return MaskingEvidence(
-        right, *(np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "right")
-    )
+def _joined(parts: Sequence[MaskingEvidence]) -> MaskingEvidence:
+    arrays = joined({field: array for field, array in vars(part).items() if field != "right"} for part in parts)
+    return MaskingEvidence(right=joined(part.right for part in parts), **arrays)
 
 
-def _attacked(network: Any, x: Array, y: Array, epsilon: float, **keys: Any) -> tuple[dict[str, Any], Array]:
-    """The fields of the evidence for one batch, and the multi-step examples as uint8."""
+def _attacked(network: Any, x: Array, y: Array, epsilon: float, **keys: Any) -> tuple[MaskingEvidence, Array]:
+    """The evidence of one batch, and the multi-step examples as uint8."""
 
     def crafted(attack: str, size: float = epsilon, **options: Any) -> Array:
         return examples(network, x, y, AttackSetting(attack, size, None, options), **keys)[1]
@@ -113,16 +119,13 @@ def _attacked(network: Any, x: Array, y: Array, epsilon: float, **keys: Any) -> 
         "margin": crafted(MULTI, steps=STEPS, loss="margin"), "search": crafted("square", steps=QUESTIONS),
     }  # fmt: skip
     shown |= {f"epsilon {size:g}": crafted(MULTI, size, steps=STEPS) for size in LARGE}
+    right = {attack: _right(network, example, y) for attack, example in shown.items()}
     g, g_attacked = (input_gradient(network, image, y).astype(np.float64) for image in (x, multi))
     ways = [(example - x).astype(np.float64) for example in (single, multi)]
     lengths = length(ways[0]) * length(ways[1])
-    along = (ways[0] * ways[1]).reshape(len(x), -1).sum(axis=1)
-    numbers = dict(
-        zero=vanished(g), norm=length(g), norm_attacked=length(g_attacked),
-        cosine=along / np.where(lengths > 0, lengths, np.nan),
-    )  # fmt: skip
-    right = {attack: _right(network, example, y) for attack, example in shown.items()}
-    return dict(right=right, **{k: placed(v, "numpy") for k, v in numbers.items()}), placed(bytes_of(multi), "numpy")
+    cosine = (ways[0] * ways[1]).reshape(len(x), -1).sum(axis=1) / np.where(lengths > 0, lengths, np.nan)
+    arrays = [placed(array, "numpy") for array in (vanished(g), length(g), length(g_attacked), cosine, bytes_of(multi))]
+    return MaskingEvidence(y, right, *arrays[:4]), arrays[4]
 
 
 def _right(network: Any, x: Array, y: Array) -> Array:
@@ -146,138 +149,110 @@ class MaskingCheck:
     high: float = math.nan
 
 
-def checks(evidence: MaskingEvidence, true: Array, reference: MaskingEvidence | None = None) -> list[MaskingCheck]:
+def checks(evidence: MaskingEvidence, reference: MaskingEvidence | None = None) -> list[MaskingCheck]:
     """Every check of one network. reference: the undefended network of the same name, on the same images."""
     measured = [
-        _weaker(evidence, "fgsm", "multi-step", "single-step / multi-step"),
-        _transferred(evidence),
-        _weaker(evidence, "r_fgsm", "fgsm", "R+FGSM / FGSM"),
-        _zeros(evidence),
-        _weaker(evidence, "margin", "multi-step", "margin loss / cross-entropy"),
-        _gradient_norm(evidence, reference),
-        _cosine(evidence, reference),
-        *(_at_large_epsilon(evidence, size, _always(true)) for size in LARGE),
-        _noise(evidence),
-        _weaker(evidence, "search", "multi-step", "search without gradients"),
+        _stronger("single-step / multi-step", evidence, "fgsm", "multi-step"),
+        _transferred("transferred / own", evidence),
+        _stronger("R+FGSM / FGSM", evidence, "r_fgsm", "fgsm"),
+        _zeros("zero gradients", evidence),
+        _stronger("margin loss / cross-entropy", evidence, "margin", "multi-step"),
+        _gradient_norm("gradient norm", evidence, reference),
+        _cosine("cosine single / multi-step", evidence, reference),
+        *(_at_large_epsilon(f"rate at epsilon {size:g}", evidence, f"epsilon {size:g}") for size in LARGE),
+        _stronger("noise / attack", evidence, "noise", "multi-step", clearly=True),
+        _stronger("search without gradients", evidence, "search", "multi-step"),
     ]
-    if not above_chance(evidence, true):
-        # Where a network only guesses, the differences between attacks mean nothing.
-        measured = [replace(check, verdict=CANNOT_TELL) for check in measured]
-    return measured
+    # Where a network only guesses, the differences between attacks mean nothing.
+    return measured if evidence.above_chance else [replace(check, verdict=CANNOT_TELL) for check in measured]
 
 
-def above_chance(evidence: MaskingEvidence, true: Array) -> bool:
-    """Does the network classify clean images better than one that always gives the same answer?"""
-    return bool(metrics.interval(evidence.rate("clean"), len(true), Z)[0] > _always(true))
+def _verdict(bad: bool, good: bool) -> str:
+    return SIGN if bad else NO_SIGN if good else CANNOT_TELL
 
 
-def _always(true: Array) -> float:
-    return float(metrics.majority_rate(true, int(true.max()) + 1)[1])
+def _stronger(
+    check: str, evidence: MaskingEvidence, control: str, attack: str, z: float = Z, clearly: bool = False
+) -> MaskingCheck:
+    """By how many points the control is stronger than the attack. clearly: a tie is too little for the attack."""
+    points = metrics.paired_difference(evidence.right[attack], evidence.right[control], z)
+    difference, low, high = points
+    rates = ", ".join(f"{NAMES.get(name, name)} {evidence.percent(name)}" for name in (control, attack))
+    text = "{}: {:+.1f} points [{:+.1f}, {:+.1f}]".format(rates, *(100 * p for p in points))
+    return MaskingCheck(check, text, _verdict(low > 0, high < 0 if clearly else difference <= 0), *points)
 
 
-def _weaker(evidence: MaskingEvidence, control: str, attack: str, check: str, z: float = Z) -> MaskingCheck:
-    """By how many points the control is stronger than the attack; it should not be."""
-    difference, low, high = metrics.paired_difference(evidence.right[attack], evidence.right[control], z)
-    verdict = SIGN if low > 0 else NO_SIGN if difference <= 0 else CANNOT_TELL
-    text = _compared(evidence, control, attack, (difference, low, high))
-    return MaskingCheck(check, text, verdict, difference, low, high)
-
-
-def _compared(evidence: MaskingEvidence, control: str, attack: str, points: tuple[float, float, float]) -> str:
-    rates = ", ".join(f"{NAMES.get(name, name)} {_percent(evidence.rate(name))}" for name in (control, attack))
-    return "{}: {:+.1f} points [{:+.1f}, {:+.1f}]".format(rates, *(100 * p for p in points))
-
-
-NAMES = {
-    "fgsm": "FGSM", "r_fgsm": "R+FGSM", "multi-step": f"{STEPS} steps", "margin": f"{STEPS} steps on the margin",
-    "search": f"{QUESTIONS} random squares", "noise": "noise",
-}  # fmt: skip
-
-
-def _transferred(evidence: MaskingEvidence) -> MaskingCheck:
-    check, others = "transferred / own", evidence.transferred()
+def _transferred(check: str, evidence: MaskingEvidence) -> MaskingCheck:
+    others = evidence.strongest("from ")
     if not others:
         return MaskingCheck(check, "no other network to take examples from", CANNOT_TELL)
     # The strongest of several sources is in part the luckiest: its interval must be wider (Bonferroni's correction).
     z = NormalDist().inv_cdf(1 - (1 - NormalDist().cdf(Z)) / len(others))
-    return _weaker(evidence, others[0], "multi-step", check, z)
+    return _stronger(check, evidence, others[0], "multi-step", z)
 
 
-def _zeros(evidence: MaskingEvidence) -> MaskingCheck:
-    share, n = float(evidence.zero.mean()), len(evidence.zero)
-    text = f"exactly zero for {int(evidence.zero.sum())} of {n} images"
-    if share:
-        text += f" (no robustness: the margin loss has a gradient, and leaves {_percent(evidence.rate('margin'))})"
-    low, high = metrics.interval(share, n, Z)
+def _zeros(check: str, evidence: MaskingEvidence) -> MaskingCheck:
+    count, n = int(evidence.zero.sum()), len(evidence.zero)
+    text = f"exactly zero for {count} of {n} images"
+    if count:
+        text += f" (no robustness: the margin loss has a gradient, and leaves {evidence.percent('margin')})"
+    low, high = metrics.interval(count / n, n, Z)
     # One or two may be chance: images for which all units of a layer are off.
-    verdict = NO_SIGN if not share else SIGN if low > 0.01 else CANNOT_TELL
-    return MaskingCheck("zero gradients", text, verdict, share, low, high)
+    return MaskingCheck(check, text, _verdict(low > 0.01, not count), count / n, low, high)
 
 
-def _gradient_norm(evidence: MaskingEvidence, reference: MaskingEvidence | None) -> MaskingCheck:
-    clean, attacked = np.median(evidence.norm), np.median(evidence.norm_attacked)
+def _gradient_norm(check: str, evidence: MaskingEvidence, reference: MaskingEvidence | None) -> MaskingCheck:
+    clean, attacked = float(np.median(evidence.norm)), float(np.median(evidence.norm_attacked))
     text = f"median {clean:.2g} at clean images, {attacked:.2g} at their examples"
     if reference is None:
-        text += "; no undefended network to compare with"
-        return MaskingCheck("gradient norm", text, CANNOT_TELL, float(attacked))
+        return MaskingCheck(check, f"{text}; no undefended network to compare with", CANNOT_TELL, attacked)
     before = np.median(reference.norm), np.median(reference.norm_attacked)
     # A network that is only more confident has small gradients at clean images, but not where it is wrong.
     fell = clean < FELL_TO * before[0] and attacked < FELL_TO * before[1]
-    text += f"; undefended {before[0]:.2g} and {before[1]:.2g}"
-    return MaskingCheck("gradient norm", text, SIGN if fell else NO_SIGN, float(attacked))
+    return MaskingCheck(
+        check, f"{text}; undefended {before[0]:.2g} and {before[1]:.2g}", _verdict(fell, not fell), attacked
+    )
 
 
-def _cosine(evidence: MaskingEvidence, reference: MaskingEvidence | None) -> MaskingCheck:
+def _cosine(check: str, evidence: MaskingEvidence, reference: MaskingEvidence | None) -> MaskingCheck:
     known = evidence.cosine[~np.isnan(evidence.cosine)]
     if not len(known):
-        return MaskingCheck("cosine single / multi-step", "no image was changed", CANNOT_TELL)
+        return MaskingCheck(check, "no image was changed", CANNOT_TELL)
     mean, half = float(known.mean()), Z * float(known.std()) / math.sqrt(len(known))
-    least, text = SMALL_COSINE, f"mean {mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
+    low, high, least = mean - half, mean + half, SMALL_COSINE
+    text = f"mean {mean:.2f} [{low:.2f}, {high:.2f}]"
     if reference is not None and not np.isnan(reference.cosine).all():
         undefended = float(np.nanmean(reference.cosine))
         least, text = max(least, undefended / 2), f"{text}; undefended {undefended:.2f}"
-    verdict = SIGN if mean + half < least else NO_SIGN if mean - half > least else CANNOT_TELL
-    return MaskingCheck("cosine single / multi-step", text, verdict, mean, mean - half, mean + half)
+    return MaskingCheck(check, text, _verdict(high < least, low > least), mean, low, high)
 
 
-def _at_large_epsilon(evidence: MaskingEvidence, size: float, always: float) -> MaskingCheck:
-    rate = evidence.rate(f"epsilon {size:g}")
-    low, high = metrics.interval(rate, len(evidence.zero), Z)
-    verdict = SIGN if low > always else NO_SIGN if rate <= always else CANNOT_TELL
-    text = f"{NAMES['multi-step']} {_percent(rate)}, chance (always one class) {_percent(always)}"
-    return MaskingCheck(f"rate at epsilon {size:g}", text, verdict, rate, low, high)
+def _at_large_epsilon(check: str, evidence: MaskingEvidence, attack: str) -> MaskingCheck:
+    rate, chance = evidence.rate(attack), evidence.chance
+    low, high = metrics.interval(rate, len(evidence.true), Z)
+    text = f"{NAMES['multi-step']} {evidence.percent(attack)}, chance (always one class) {100 * chance:.1f} %"
+    return MaskingCheck(check, text, _verdict(low > chance, rate <= chance), rate, low, high)
 
 
-def _noise(evidence: MaskingEvidence) -> MaskingCheck:
-    """Here a tie is not enough: the attack must be clearly stronger than noise."""
-    points = metrics.paired_difference(evidence.right["multi-step"], evidence.right["noise"], Z)
-    verdict = SIGN if points[1] > 0 else NO_SIGN if points[2] < 0 else CANNOT_TELL
-    return MaskingCheck("noise / attack", _compared(evidence, "noise", "multi-step", points), verdict, *points)
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %"
-
-
-def report_text(name: str, evidence: MaskingEvidence, true: Array, checks: Sequence[MaskingCheck]) -> str:
+def report_text(name: str, evidence: MaskingEvidence, checks: Sequence[MaskingCheck]) -> str:
     """The checks of one network for a screen, a line each."""
     width = max(len(check.check) for check in checks)
-    head = f"{name}: clean {_percent(evidence.rate('clean'))}, n = {len(true)}"
+    head = f"{name}: clean {evidence.percent('clean')}, n = {len(evidence.true)}"
     return "\n".join([head, *(f"  {c.check.ljust(width)}  {c.verdict.ljust(15)}  {c.text}" for c in checks)])
 
 
-def summary(name: str, evidence: MaskingEvidence, true: Array, checks: Sequence[MaskingCheck]) -> str:
+def summary(name: str, evidence: MaskingEvidence, checks: Sequence[MaskingCheck]) -> str:
     """One line a network: which checks are signs, and what the strongest attack leaves."""
-    if not above_chance(evidence, true):
-        clean = _percent(evidence.rate("clean"))
+    if not evidence.above_chance:
+        clean = evidence.percent("clean")
         return f"{name}: clean {clean} is no better than always answering one class: nothing to mask."
     signs = [check.check for check in checks if check.verdict == SIGN]
     unsure = sum(check.verdict == CANNOT_TELL for check in checks)
-    found = f"{len(signs)} of {len(checks)} checks are signs of masking ({'; '.join(signs)})" if signs else (
-        f"no sign of masking in {len(checks) - unsure} of {len(checks)} checks"
-    )  # fmt: skip
-    strongest = evidence.strongest()
+    signs_text = f"no sign of masking in {len(checks) - unsure} of {len(checks)} checks"
+    if signs:
+        signs_text = f"{len(signs)} of {len(checks)} checks are signs of masking ({'; '.join(signs)})"
+    strongest = next(attack for attack in evidence.strongest() if not attack.startswith("epsilon "))
     return (
-        f"{name}: {found}{f', {unsure} cannot tell' if unsure else ''}. The strongest attack, "
-        f"{NAMES.get(strongest, strongest)}, leaves {_percent(evidence.rate(strongest))}."
+        f"{name}: {signs_text}{f', {unsure} cannot tell' if unsure else ''}. The strongest attack, "
+        f"{NAMES.get(strongest, strongest)}, leaves {evidence.percent(strongest)}."
     )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import metrics
-from ..results.rows import CLEAN, OTHER, WHITE_BOX, Leak, Row
-from .crossing import Crossing, Pair
+from ..results.rows import CLEAN, OTHER, WHITE_BOX, Leak
+from ..results.screen import CELL, WIDTH, aligned, percent
+from .crossing import Crossing, Names
 
-WIDTH = 110  # columns of a screen
-CELL = 8
 SHOWN = 3  # remarks of one kind: more are counted
-SIZES = {"linf": "mean max change, 1/256", "l2": "mean length", "l0": "mean pixels changed"}
-SIZE_TEXT: dict[str, Callable[[float], str]] = {
-    "linf": lambda v: f"{256 * v:.1f}", "l2": lambda v: f"{v:.3g}", "l0": lambda v: f"{v:.1f}",
-}  # fmt: skip
+# What the mean size of a perturbation is in each norm: its name, the factor on it, its format.
+SIZES = {"linf": ("mean max change, 1/256", 256, ".1f"), "l2": ("mean length", 1, ".3g"),
+         "l0": ("mean pixels changed", 1, ".1f")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,31 +41,23 @@ class Entry:
         return "" if self.label == self.source else self.label.removesuffix(f":{self.source}")
 
 
-def rows(crossing: Crossing, entries: Sequence[Entry], classes: int) -> list[Row]:
-    """One row for every target on clean images and on each source's examples."""
-    return [crossing.row(pair, classes, **_names(pair, entries)) for pair in crossing.answers]
-
-
-def leaks(crossing: Crossing, entries: Sequence[Entry], predicted: Crossing | None) -> list[Leak]:
-    """The rates above the clean one. predicted: the same pairs from predicted labels."""
-    return [crossing.leak(pair, predicted, **_names(pair, entries)) for pair in crossing.above_clean()]
-
-
-def _names(pair: Pair, entries: Sequence[Entry]) -> dict[str, str]:
-    target, source = pair
-    (entry,) = (entry for entry in entries if entry.label == target)
-    condition = WHITE_BOX if source == target else OTHER if source else CLEAN
-    return dict(method=entry.method, network=entry.name, condition=condition, run=entry.prefix)
+def names(crossing: Crossing, entries: Sequence[Entry]) -> Names:
+    """What the row of each pair says of its target, as `Crossing.rows` takes it."""
+    by_label, named = {entry.label: entry for entry in entries}, {}
+    for target, source in crossing.answers:
+        entry, condition = by_label[target], WHITE_BOX if source == target else OTHER if source else CLEAN
+        named[target, source] = dict(method=entry.method, network=entry.name, condition=condition, run=entry.prefix)
+    return named
 
 
 def matrix_text(crossing: Crossing, classes: int) -> str:
     """The matrix for a screen: rates, their intervals below them, one-off, and mean perturbations."""
     rates = {pair: metrics.rates(crossing.confusion(*pair, classes)) for pair in crossing.answers}
     names = {target: f"{k} {target}" for k, target in enumerate(crossing.targets, 1)}
-    norm = crossing.setting.norm
-    margin = max(map(len, [*names.values(), *SIZES.values()])) + 1
+    margin = max(map(len, [*names.values(), *(size[0] for size in SIZES.values())])) + 1
     fitting = max(2, (WIDTH - margin) // CELL)
     columns = ["", *crossing.sources]
+    what, factor, form = SIZES[crossing.setting.norm]
     lines = [
         f"{crossing.setting}: classification rate in %, below it its 95 % interval; * white-box; "
         f"n = {len(crossing.true)}"
@@ -75,29 +65,17 @@ def matrix_text(crossing: Crossing, classes: int) -> str:
     for start in range(0, len(columns), fitting):
         block = columns[start : start + fitting]
         heads = [names[source].split()[0] if source else "clean" for source in block]
-        lines.append(_aligned("target \\ source", heads, margin))
+        lines.append(aligned("target \\ source", heads, margin))
         for target, name in names.items():
             cells = [rates[target, source] for source in block]
             shown = [percent(cell["rate"]) + "*" * (source == target) for source, cell in zip(block, cells)]
-            lines.append(_aligned(name, shown, margin))
-            lines.append(_aligned("", [f"{100 * c['rate_low']:.0f}-{100 * c['rate_high']:.0f}" for c in cells], margin))
-        sizes = [SIZE_TEXT[norm](crossing.sizes[source].mean()) if source else "" for source in block]
-        lines.append(_aligned(SIZES[norm], sizes, margin))
-        lines.append(_aligned("one-off, %", heads, margin))
-        lines += [_aligned(name, [percent(rates[target, source]["one_off"]) for source in block], margin)
+            ends = [f"{100 * cell['rate_low']:.0f}-{100 * cell['rate_high']:.0f}" for cell in cells]
+            lines += [aligned(name, shown, margin), aligned("", ends, margin)]
+        sizes = [f"{factor * crossing.sizes[source].mean():{form}}" if source else "" for source in block]
+        lines += [aligned(what, sizes, margin), aligned("one-off, %", heads, margin)]
+        lines += [aligned(name, [percent(rates[target, source]["one_off"]) for source in block], margin)
                   for target, name in names.items()]  # fmt: skip
     return "\n".join(lines)
-
-
-def _aligned(name: str, cells: Iterable[str], margin: int) -> str:
-    """A line of right-aligned cells; a star takes the free column at the right, so that digits stand in line."""
-    return (
-        name.ljust(margin) + "".join(c.rjust(CELL) if c.endswith("*") else c.rjust(CELL - 1) + " " for c in cells)
-    ).rstrip()
-
-
-def percent(rate: float) -> str:
-    return f"{100 * rate:.1f}"
 
 
 def rounding_remarks(crossing: Crossing) -> list[str]:
@@ -107,8 +85,8 @@ def rounding_remarks(crossing: Crossing) -> list[str]:
         after, before = (crossing.right(target, source, rounded) for rounded in (True, False))
         difference, low, high = metrics.paired_difference(after, before)
         if low > 0 or high < 0:
-            text = f"{target} on {_origin(target, source)} from {percent(before.mean())} to {percent(after.mean())} %"
-            changed[text] = abs(difference)
+            rates = f"from {percent(before.mean())} to {percent(after.mean())} %"
+            changed[f"{target} on {_examples(source, target == source)} {rates}"] = abs(difference)
     if len(changed) <= SHOWN:
         return [f"rounding to 8-bit pixels changes {text}." for text in changed]
     most = max(changed, key=lambda text: changed[text])
@@ -120,8 +98,8 @@ def leak_name(leak: Leak) -> str:
     """Which network, on which examples."""
     target = f"{leak.method}/{leak.network}" if leak.method else leak.network
     target = f"{leak.run}:{target}" if leak.run else target
-    return f"{target} on {'its own examples' if leak.condition == WHITE_BOX else f'examples of {leak.source}'}"
+    return f"{target} on {_examples(leak.source, leak.condition == WHITE_BOX)}"
 
 
-def _origin(target: str, source: str) -> str:
-    return "its own examples" if target == source else f"examples of {source}"
+def _examples(source: str, own: bool) -> str:
+    return "its own examples" if own else f"examples of {source}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,28 +14,32 @@ from ..units import epsilon_text, fraction
 from .setting import AttackSetting
 
 HANDED = ("epsilon", "alpha", "rng", "noise", "mask")  # never given with --set
+# How --set reads an option of this type, and what its value must be.
+READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "bool": ({"true": True, "false": False}.__getitem__, "true or false"), "int": (int, "a whole number"),
+    "float": (fraction, "a number"), "str": (str, "a text"),
+}  # fmt: skip
 
 
 def attack_list() -> str:
     """Every attack with its norm, its own options and where it comes from."""
-    lines = []
+    lines = [f"{'attack':<22}{'norm':<6}reference; options with their defaults"]
     for attack in ATTACKS.values():
         options = {k: v for k, v in attack.defaults.items() if k not in ("rng", "noise", "mask", "craft_mode")}
         shown = ", ".join(f"{k}={epsilon_text(v) if k == 'epsilon' else v}" for k, v in options.items())
         lines += [f"{attack.name:<22}{attack.norm:<6}{attack.reference}", f"{'':<28}{shown or '-'}"]
-    return "\n".join([f"{'attack':<22}{'norm':<6}reference; options with their defaults", *lines])
+    return "\n".join(lines)
 
 
-def kinds(attack: str) -> dict[str, Any]:
-    """The options of an attack that --set may give, with their types."""
-    known = {"bool": bool, "int": int, "float": fraction, "str": str}
+def kinds(attack: str) -> dict[str, str]:
+    """The options of an attack that --set may give, with the names of their types."""
     parameters = inspect.signature(ATTACKS[attack].function).parameters
     types = {name: str(parameters[name].annotation).split(" ")[0] for name in ATTACKS[attack].defaults}
-    return {name: known[kind] for name, kind in types.items() if kind in known and name not in HANDED}
+    return {name: kind for name, kind in types.items() if kind in READERS and name not in HANDED}
 
 
 def settings_of(
-    names: Sequence[str], epsilons: Sequence[str] | None, alpha: str | None, options: Sequence[str],
+    names: Sequence[str], epsilons: Sequence[float] | None, alpha: float | None, options: Sequence[str],
     own: AttackSetting, shape: tuple[int, int, int],
 ) -> list[AttackSetting]:  # fmt: skip
     """Every attack at every epsilon that was asked for, each tried first on a small stand-in for a network.
@@ -43,11 +47,9 @@ def settings_of(
     names, epsilons, alpha and options as --attack, --epsilon, --alpha and --set give them. own: the first run's
     attack, whose epsilon stands in where none is given, and whose alpha does where neither is. shape: of an image.
     """
-    _check(names, alpha, options)
-    sizes = [own.epsilon] if epsilons is None else [size_of("--epsilon", text) for text in epsilons]
-    if not sizes:
-        raise InputError("--epsilon is empty: give one or several, like --epsilon 16/256,32/256.")
-    random_part = size_of("--alpha", alpha) if alpha is not None else own.alpha if epsilons is None else None
+    _check(names, epsilons, alpha, options)
+    sizes = [own.epsilon] if epsilons is None else epsilons
+    random_part = own.alpha if alpha is None and epsilons is None else alpha
     settings = []
     for name in dict.fromkeys(names):
         attack, chosen = ATTACKS[name], own_options(name, options)
@@ -63,13 +65,15 @@ def settings_of(
     return settings
 
 
-def _check(names: Sequence[str], alpha: str | None, options: Sequence[str]) -> None:
+def _check(names: Sequence[str], epsilons: Sequence[float] | None, alpha: float | None, options: Sequence[str]) -> None:
     """An InputError for attacks and options that do not exist."""
     for name in names:
         if name not in ATTACKS:
             raise InputError(f"unknown attack {name!r}: choose from {', '.join(ATTACKS)} (--list describes them).")
     if not names:
         raise InputError("--attack is empty: name one or several, like --attack fgsm,pgd.")
+    if epsilons is not None and not epsilons:
+        raise InputError("--epsilon is empty: give one or several, like --epsilon 16/256,32/256.")
     known = {option for name in names for option in kinds(name)}
     for entry in options:
         if "=" not in entry or entry.partition("=")[0] not in known:
@@ -83,29 +87,15 @@ def _check(names: Sequence[str], alpha: str | None, options: Sequence[str]) -> N
 
 def own_options(attack: str, given: Sequence[str]) -> dict[str, Any]:
     """{option: value} of those texts like `steps=20` that this attack has."""
-    options = {}
-    for entry in given:
-        name, _, text = entry.partition("=")
-        kind = kinds(attack).get(name)
-        if kind is None:
-            continue
-        try:
-            options[name] = {"true": True, "false": False}[text] if kind is bool else kind(text)
-        except (ValueError, KeyError) as problem:
-            what = {int: "a whole number", fraction: "a number", bool: "true or false"}[kind]
-            raise InputError(f"--set {entry}: {name} of {attack} must be {what}.") from problem
+    options, known = {}, kinds(attack)
+    for name, _, text in (entry.partition("=") for entry in given):
+        if name in known:
+            read, what = READERS[known[name]]
+            try:
+                options[name] = read(text)
+            except (ValueError, KeyError) as problem:
+                raise InputError(f"--set {name}={text}: {name} of {attack} must be {what}.") from problem
     return options
-
-
-def size_of(option: str, text: str) -> float:
-    """The number, not below zero, that an option gives as a text like 16/256."""
-    try:
-        value = fraction(text)
-    except ValueError as problem:
-        raise InputError(f"{option} {text!r} is not a number: write it like 16/256.") from problem
-    if value < 0:
-        raise InputError(f"{option} {text} is negative: write it like 16/256.")
-    return value
 
 
 def _try_out(setting: AttackSetting, shape: tuple[int, int, int]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class AttackSetting:
         """The same attack at another epsilon; alpha and step, where given, are scaled with it."""
         factor = epsilon / self.epsilon if self.epsilon else 1.0
         options = {k: v * factor if k == "step" else v for k, v in self.options.items()}
-        return AttackSetting(self.attack, epsilon, None if self.alpha is None else self.alpha * factor, options)
+        return replace(self, epsilon=epsilon, alpha=self.alpha and self.alpha * factor, options=options)
 
     def __str__(self) -> str:
         size = f"{self.epsilon:g} ({self.unit})" if self.unit else epsilon_text(self.epsilon)
@@ -82,7 +83,8 @@ def examples(
     if attack.random:
         generators = [stream(seed, "examples", source, setting.attack, int(place)) for place in places]
         if attack.draw is None:
-            drawn["rng"] = _ForEachImage(generators)
+            # such as `square`, which spawns a generator for each image: it gets these
+            drawn["rng"] = SimpleNamespace(spawn=lambda count: generators)
         else:
             image = np.empty((1, *x.shape[1:]), x.dtype)  # in main memory: the noise is sent to a GPU once, not N times
             wanted = {k: v for k, v in (attack.defaults | setting.options).items() if k in ("restarts", "norm")}
@@ -91,12 +93,9 @@ def examples(
     return x_adv, setting.rounded(x_adv, x)
 
 
-class _ForEachImage:
-    """Given as rng to an attack that spawns a generator for each image, such as `square`."""
-
-    def __init__(self, generators: list[np.random.Generator]) -> None:
-        self.generators = generators
-
-    def spawn(self, count: int) -> list[np.random.Generator]:
-        assert count == len(self.generators), f"{count} generators for {len(self.generators)} images"
-        return self.generators
+def with_places(batches: Any, limit: int | None) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield (x, y, places) for each batch of `batches.in_order(limit)`."""
+    places, start = batches.places(limit), 0
+    for x, y in batches.in_order(limit):
+        yield x, y, places[start : start + len(x)]
+        start += len(x)

@@ -6,6 +6,7 @@ matplotlib is imported where it draws, so that importing minisatm stays fast; no
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,10 @@ Array = Any
 Figure = Any  # matplotlib's
 Axes = Any
 
-COLOURS = {
+COLOURS = defaultdict(lambda: "#555555", {
     "clean": "#777777", "undefended": "#9a9a9a", "control": "#56b4e9", "standard": "#d55e00", "ensemble": "#e69f00",
     "cascade": "#009e73", "teacher": "#b8a1c9", "distillation": "#7b4fa3", "penalty": "#cc79a7", "satm": "#0b559f",
-}  # fmt: skip
-OTHER_COLOUR = "#555555"  # of a method that has none
+})  # fmt: skip
 INK = "#222222"
 
 
@@ -111,16 +111,23 @@ def figure_epsilons(path: Path, rows: Sequence[Mapping[str, Any]], chance: float
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     top = 20 * math.ceil(5 * max(row["white_box_high"] for row in rows))
+    last = max(row["epsilon"] for row in rows)
+    ticks = [0, *(last / 2**k for k in range(7, -1, -1))]
+    names = [epsilon_text(t).removesuffix("/256") if last == 1 else f"{t:.2g}" for t in ticks]
     figure = _figure(max(6.0, 4.6 * columns), 0.7 + 3.5 * lines)
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axes, (name, methods) in zip(grid, panels.items()):
         for method, points in methods.items():
-            colour = COLOURS.get(method, OTHER_COLOUR)
-            _rate_line(axes, points, "white_box", "-", colour, f"{label(method) or name}: own examples")
-            _rate_line(axes, points, "transferred", ":", colour, f"{label(method) or name}: strongest transferred")
+            _rate_line(axes, points, "white_box", "-", COLOURS[method], f"{label(method) or name}: own examples")
+            whose = f"{label(method) or name}: strongest transferred"
+            _rate_line(axes, points, "transferred", ":", COLOURS[method], whose)
         axes.axhline(100 * chance, color=INK, ls="--", lw=1, label="always one class")
-        _epsilon_axis(axes, [row["epsilon"] for row in rows])
-        axes.set(title=name, ylim=(0, top))
+        # An axis that is logarithmic and holds 0: small epsilons get as much room as large ones.
+        axes.set_xscale("symlog", base=2, linthresh=last / 128)
+        axes.set_xticks(ticks, names)
+        axes.minorticks_off()
+        axes.set(title=name, xlabel="epsilon, 1/256" if last == 1 else "epsilon (length)", xlim=(0, last * 1.1),
+                 ylim=(0, top))  # fmt: skip
         axes.grid(alpha=0.3)
     for axes in grid[len(panels) :]:
         axes.remove()
@@ -137,7 +144,7 @@ def _bars(axes: Axes, results: Results, network: str) -> None:
         cells = [(x, results.cell(method, network, condition)) for x, condition in enumerate(CONDITIONS)]
         numbers = [(x, cell.rate, cell.rate_low, cell.rate_high) for x, cell in cells if cell]
         x, rate, low, high = np.array(numbers or np.empty((0, 4))).T
-        position, colour = x + (i - (len(results.methods) - 1) / 2) * width, COLOURS.get(method, OTHER_COLOUR)
+        position, colour = x + (i - (len(results.methods) - 1) / 2) * width, COLOURS[method]
         error = np.nan_to_num(100 * np.array([rate - low, high - rate])).clip(0)
         axes.bar(position, 100 * rate, width * 0.92, color=colour, label=label(method))
         axes.errorbar(position, 100 * rate, error, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
@@ -146,25 +153,13 @@ def _bars(axes: Axes, results: Results, network: str) -> None:
 
 def _rate_line(axes: Axes, points: Sequence[Mapping[str, Any]], key: str, style: str, colour: str, name: str) -> None:
     """A rate against epsilon; the white-box one with its interval as a band."""
-    points = [row for row in sorted(points, key=lambda row: row["epsilon"]) if row[key] is not None]
-    if not points:
-        return
-    x, rate, low, high = (np.array([row[field] for row in points]) for field in
-                          ("epsilon", key, f"{key}_low", f"{key}_high"))  # fmt: skip
-    axes.plot(x, 100 * rate, style, color=colour, marker="o", ms=3, lw=1.6, label=name)
-    if key == "white_box":
-        axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.12, lw=0)
-
-
-def _epsilon_axis(axes: Axes, epsilons: Sequence[float]) -> None:
-    """A logarithmic axis that holds 0: small epsilons get as much room as large ones."""
-    last = max(epsilons)
-    ticks = [0, *(last / 2**k for k in range(7, -1, -1))]
-    axes.set_xscale("symlog", base=2, linthresh=last / 128)
-    axes.set_xticks(ticks, [epsilon_text(t).removesuffix("/256") if last == 1 else f"{t:.2g}" for t in ticks])
-    axes.minorticks_off()
-    axes.set_xlim(0, last * 1.1)
-    axes.set_xlabel("epsilon, 1/256" if last == 1 else "epsilon (length)")
+    columns = "epsilon", key, f"{key}_low", f"{key}_high"
+    known = [[row[column] for column in columns] for row in points if row[key] is not None]
+    if known:
+        x, rate, low, high = np.array(known).T
+        axes.plot(x, 100 * rate, style, color=colour, marker="o", ms=3, lw=1.6, label=name)
+        if key == "white_box":
+            axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.12, lw=0)
 
 
 def _drawn(results: Results, phases: Phases, field: str) -> list[str]:
@@ -192,11 +187,11 @@ def _rates(path: Path, epochs: Phases, networks: Sequence[str], images: str) -> 
                     seen = ~np.isnan(table[key])
                     name = f"{label(phase)}: {kind} images" if phase != "clean" else f"clean phase: {kind} images"
                     axes.plot(x[seen], 100 * table[key][seen], style, marker=mark, ms=3, label=name, **weight,
-                              color=COLOURS.get(phase, OTHER_COLOUR))  # fmt: skip
+                              color=COLOURS[phase])  # fmt: skip
         if "clean" in epochs and main != "clean":
             axes.axvline(0, color="#bbbbbb", lw=1)
-        axes.set(title=f"{network}, {shown} images", ylim=(0, 100))
-        axes.set_xlabel("epochs" if main == "clean" else f"epochs ({label(main)} starts at 0)")
+        epochs_text = "epochs" if main == "clean" else f"epochs ({label(main)} starts at 0)"
+        axes.set(title=f"{network}, {shown} images", xlabel=epochs_text, ylim=(0, 100))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("classification rate (%)")
     _legend(figure)
@@ -212,7 +207,7 @@ def _losses(path: Path, log: Phases, networks: Sequence[str]) -> Path:
     for column, network in zip(panels.T, networks):
         for phase, table in log.items():
             before = len(table["iteration"]) if phase == "clean" != main else 0
-            _loss_line(column[0], table, f"{network}.loss", before, COLOURS.get(phase, OTHER_COLOUR), label(phase))
+            _loss_line(column[0], table, f"{network}.loss", before, COLOURS[phase], label(phase))
         for term, colour in terms.items():
             _loss_line(column[1], log[main], f"{network}.{term}", 0, colour, f"{term} term")
         column[0].set(title=f"{network}: loss by phase", ylim=(0, None))
@@ -268,9 +263,6 @@ def _legend(figure: Figure, columns: int | None = None) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
     figure.savefig(path, dpi=130, format="png", facecolor="white")
     return path

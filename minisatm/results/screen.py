@@ -1,14 +1,26 @@
-"""The results of a run as one plain-text table."""
+"""Plain text for a screen: aligned cells, and the results of a run as one table."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 
 from ..errors import InputError
 from .readings import MEASURES, asides, blocks, caption, cell_text, comparisons, comparisons_title, sentences
 from .tables import CONDITIONS, Results
 
-WIDTH = 110
+WIDTH = 110  # columns of a screen
+CELL = 8
+
+
+def percent(rate: float) -> str:
+    return f"{100 * rate:.1f}"
+
+
+def aligned(name: str, cells: Iterable[str], margin: int) -> str:
+    """A line of right-aligned cells; a star takes the free column at the right, so that digits stand in line."""
+    cells = (cell.rjust(CELL) if cell.endswith("*") else cell.rjust(CELL - 1) + " " for cell in cells)
+    return (name.ljust(margin) + "".join(cells)).rstrip()
 
 
 def results_table(results: Results) -> str:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,13 +29,13 @@ RATES = ("n", "rate", "rate_low", "rate_high", "one_off", "one_off_low", "one_of
 
 
 def cells(row: Any) -> dict[str, str]:
-    """The fields of a row (a dataclass) as the cells of a CSV file: None is empty, a float has 6 significant digits."""
-    values = {f.name: getattr(row, f.name) for f in fields(row)}
+    """A row (dataclass or dict) as the cells of a CSV file: None is empty, a float has 6 significant digits."""
+    values = row if isinstance(row, dict) else vars(row)
     return {k: "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in values.items()}
 
 
 def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """Write rows of one dataclass as a CSV file with one column per field. Without rows no file is written."""
+    """Write rows with the same fields as a CSV file with one column per field. Without rows no file is written."""
     if rows:
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([list(cells(rows[0])), *(cells(row).values() for row in rows)])

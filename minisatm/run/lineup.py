@@ -28,18 +28,14 @@ def line_up(texts: Sequence[str]) -> tuple[list[Entry], list[Path]]:
         if text.endswith(".h5"):
             entries.append(Entry(Path(text), Path(text).stem))
             continue
-        path, wanted = _divide(text)
-        entries += _chosen(RunFolder.open(path).path, wanted)
-        runs.append(path)
+        place, colon, wanted = text.rpartition(":")
+        if not colon or Path(text).exists():  # the colon may be part of a folder's name
+            place, wanted = text, ""
+        entries += _chosen(RunFolder.open(Path(place)).path, wanted)
+        runs.append(Path(place))
     if not runs:
         raise InputError("a weights file has no test images: also name the run whose test images to use.")
     return _labelled(list(dict.fromkeys(entries))), list(dict.fromkeys(runs))
-
-
-def _divide(text: str) -> tuple[Path, str]:
-    """Split RUN:network at the last colon, unless that is part of a folder's name."""
-    place, colon, wanted = text.rpartition(":")
-    return (Path(place), wanted) if colon and not Path(text).exists() else (Path(text), "")
 
 
 def _chosen(run: Path, wanted: str) -> list[Entry]:
@@ -86,28 +82,24 @@ def shared_settings(runs: Sequence[Path], data_dir: str = "") -> config.Settings
 
     data_dir: where the data set lies now, if not where the run found it.
     """
-    settings = [settings_of(run) for run in runs]
-    first, *others = [replace(s, data_dir=data_dir or s.data_dir) for s in settings]
+    first, *others = [replace(s, data_dir=data_dir or s.data_dir) for s in map(settings_of, runs)]
     for run, other in zip(runs[1:], others):
-        for what, one, two in zip(IDENTITY, _identity(first), _identity(other)):
-            if one != two:
+        for what, here in _identity(first).items():
+            there = _identity(other)[what]
+            if here != there:
                 raise InputError(
-                    f"{runs[0]} and {run} do not share their test images ({what}: {one} and {two}): evaluate one "
+                    f"{runs[0]} and {run} do not share their test images ({what}: {here} and {there}): evaluate one "
                     "after the other."
                 )
     return first
 
 
-IDENTITY = ("data", "size", "directory", "labels", "fold", "seed")
-
-
-def _identity(s: config.Settings) -> tuple[Any, ...]:
+def _identity(s: config.Settings) -> dict[str, Any]:
     """The settings that decide the test images; the seed counts where it draws the images or chooses the test part."""
-    drawn = s.data == "faces" and not s.data_dir
+    drawn, folds = s.data == "faces" and not s.data_dir, s.data in ("faces", "adience")
     place = f"{s.faces} drawn faces" if drawn else str(Path(s.data_dir).resolve())
-    folds = s.data in ("faces", "adience")
-    seed = s.seed if drawn or s.data == "folder" else 0
-    return s.data, s.size, place, s.labels if folds else "", s.fold if folds else 0, seed
+    return dict(data=s.data, size=s.size, directory=place, labels=s.labels if folds else "",
+                fold=s.fold if folds else 0, seed=s.seed if drawn or s.data == "folder" else 0)  # fmt: skip
 
 
 def read_networks(entries: Sequence[Entry], dataset: data.Dataset, size: int, backend: str) -> dict[str, Network]:
