@@ -139,12 +139,8 @@ def _train_each(
             break
 
 
-def embedding_terms(
-    learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules, *, r_embedding: float
-) -> Loss:
+def embedding_terms(learner: Learner, x: Array, y: Array, x_adv: Array, rules: Rules, *, r_embedding: float) -> Loss:
     """satm.loss_terms + r_embedding * ||f(x_adv) - f(x)||^2, mean over the images: Na et al. 2018."""
-    if x_adv is None:
-        return satm.loss_terms(learner, x, y, None, rules)
     halves = both_halves(learner.network, x, x_adv, rules.bn_batches)
     total, terms = loss_of(learner, halves, y, rules)
     _, features, _, features_adv = halves

@@ -14,8 +14,8 @@ import pickle
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import combinations
 from typing import Any, Protocol, TypeVar
 
@@ -89,7 +89,9 @@ class Processes(Team):
         self.pipes: dict[int, Any] = {}  # by the rank of the process at the other end
         self.owners: dict[str, int] = {}  # the rank of the process that trains the member of this name
 
-    def connect(self, pipes: Any) -> None:
+    @contextmanager
+    def connected(self, pipes: Any) -> Iterator[None]:
+        """A block in which the processes can send results to one another."""
         for pair, ends in pipes.items():
             for rank, other, end in zip(pair, pair[::-1], ends):
                 if rank == self.rank:
@@ -97,11 +99,12 @@ class Processes(Team):
                 else:
                     end.close()  # otherwise a dead process's pipe would stay open here
         threads.processes_at_work = lambda: self.size - int(sum(self.waiting[:]))
-
-    def close(self) -> None:
-        threads.processes_at_work = lambda: 1
-        for pipe in self.pipes.values():
-            pipe.close()
+        try:
+            yield
+        finally:
+            threads.processes_at_work = lambda: 1
+            for pipe in self.pipes.values():
+                pipe.close()
 
     def owner(self, item: Any, place: int) -> int:
         """The rank of the process for this item: the one that trains it, if any.
@@ -186,14 +189,12 @@ def in_processes(work: Callable[[Team], Result], count: int) -> Result:
             for process in others:
                 process.start()
         _leads_a_team = True
-        teams[0].connect(pipes)
-        with one_blas_thread:
+        with teams[0].connected(pipes), one_blas_thread:
             result = work(teams[0])
         finished = True
         return result
     finally:
         _leads_a_team = False
-        teams[0].close()
         for process in others:
             if process.pid is not None:  # it was started
                 if not finished:
@@ -206,8 +207,11 @@ def _work_along(team: Processes, pipes: Any, work: Callable[[Team], Any]) -> Non
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    team.connect(pipes)
-    with suppress(BaseException), one_blas_thread:  # the first process has the same error, or has gone
+    with (
+        suppress(BaseException),
+        team.connected(pipes),
+        one_blas_thread,
+    ):  # the first process has the same error, or has gone
         work(team)
 
 

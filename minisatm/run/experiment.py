@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -20,8 +21,10 @@ from ..models import files
 from ..models.network import Network
 from ..parallel import Team, cores, in_processes
 from ..progress import Progress, bar, duration
-from ..results.rows import Difference, Leak, Row
-from ..results.tables import write_rows
+from ..results.figures import figure_pairs
+from ..results.page import report
+from ..results.screen import results_table
+from ..results.tables import Results, write_rows
 from ..satm import Learner, Rules
 from ..streams import stream
 from . import gpu_memory, phases
@@ -34,6 +37,7 @@ from .settings import Settings
 TEST_BATCH = 4  # times the batch: crafting alone keeps less in memory than training does
 NARROW = 2**25  # bytes of a batch after the first convolution: about a processor's last cache
 FIGURE_1_EPSILONS = (64 / 256, 32 / 256, 16 / 256, 8 / 256)
+say = partial(print, flush=True)
 
 
 class Parts(NamedTuple):
@@ -42,10 +46,6 @@ class Parts(NamedTuple):
     train: data.Batches
     validation: data.Batches
     test: data.Batches
-
-
-def say(text: str = "") -> None:
-    print(text, flush=True)
 
 
 def is_narrow(batch: int, size: int, width: float) -> bool:
@@ -79,6 +79,8 @@ class Experiment:
             self.holdout = settings.holdout if settings.holdout not in self.kinds else f"hold-out-{settings.holdout}"
             self.kinds[self.holdout] = settings.holdout
         self.methods: dict[str, dict[str, Network]] = {}
+        # Narrow networks go to processes of their own; on a GPU they take turns.
+        self.narrow = settings.backend != "cupy" and is_narrow(settings.batch, settings.size, settings.width)
         steps = dict.fromkeys(PLANS[settings.method], settings.iterations)
         steps |= {"clean": settings.clean_iterations}
         self.plan = {phase: steps[phase] for phase in PLANS[settings.method] if steps[phase]}
@@ -99,7 +101,7 @@ class Experiment:
             if path:
                 say(files.load(network, path, replace_top=True))
             elif s.weights:
-                say(f"warning: {name} starts at random beside networks that do not: name its file last in --weights.")
+                say(f"warning: {name} starts at random: --weights names no file for it, which would be the last one.")
             networks[name] = network
         for a, b in combinations(self.names, 2):
             one, other = networks[a].state(), networks[b].state()
@@ -131,24 +133,29 @@ class Experiment:
         if seconds > 86400:
             say("warning: that is days; a thinner --width or a smaller --size makes it hours.")
 
-    def train(self, run: RunFolder, networks: dict[str, Network], position: Position | None = None) -> None:
-        """Every phase of the plan that is not done yet; position: where a resumed run stands."""
+    def complete(self, run: RunFolder, networks: dict[str, Network], position: Position | None = None) -> Path:
+        """The whole run, or what is left of it after this position; returns the path of its report."""
+        self.train(run, networks, position)
+        self.measure(run)
+        return self.report(run)
+
+    def train(self, run: RunFolder, networks: dict[str, Network], position: Position | None) -> None:
+        """Every phase of the plan that is not done yet."""
         self.introduce(networks)
         if self.settings.backend == "cupy":
             self._check_memory(networks)
         display = Progress(list(self.plan.items()), note=self.estimate)
         plan = list(self.plan)
         done = plan[: plan.index(position.phase)] if position else []
-        if "clean" not in plan:
-            self.methods["undefended"] = networks
+        self.methods["undefended"] = networks  # until they are fine-tuned
         try:
             for phase in plan:
                 method = "undefended" if phase == "clean" else phase
                 if phase in done:
                     self.methods[method] = self._read_networks(run, method)
                     continue
-                here = position if position and position.phase == phase else None
-                self.methods[method] = self._phase(run, phase, networks, display, here)
+                here = position if position and position.phase == phase else Position(phase)
+                self.methods[method] = self._phase(run, here, display)
                 run.save_networks(method, self.methods[method])
         finally:
             display.close()
@@ -158,49 +165,38 @@ class Experiment:
         s = self.settings
         crafts = any(phase in (*ADVERSARIAL, "penalty") for phase in self.plan)
         learners = [self._learner(name, network, "satm") for name, network in networks.items()]
-        gpu_memory.check_a_step(
-            learners, self._rules("satm", 1), (s.size, s.size, self.dataset.channels), batch=s.batch,
-            crafting=TEST_BATCH, adversarial=self.names if crafts else (), copies=len(self.plan),
-        )  # fmt: skip
+        shape = s.size, s.size, self.dataset.channels
+        gpu_memory.check_a_step(learners, self._rules("satm", 1), shape, s.batch, crafting=TEST_BATCH,
+                                adversarial=self.names if crafts else (), copies=len(self.plan))  # fmt: skip
 
-    def _phase(
-        self, run: RunFolder, phase: str, networks: dict[str, Network], display: Progress, here: Position | None
-    ) -> dict[str, Network]:
-        """One phase from its start (the random one, or the fine-tuned networks) to its end. here: resume there."""
-        s, names, steps = self.settings, self.names, self.plan[phase]
+    def _phase(self, run: RunFolder, position: Position, display: Progress) -> dict[str, Network]:
+        """The networks at the end of a phase, from this position of it on."""
+        s, names, phase, start = self.settings, self.names, position.phase, self.methods["undefended"]
         if phase == "clean" and self.holdout:
             # the deepest first: networks that share a core end with a shallow one, whose kernels are large enough to be
             # shared out once another core is free
-            names = sorted([self.holdout, *names], key=lambda name: -len(networks[name].parameters()))
-        start = networks if phase == "clean" else self.methods["undefended"]
+            names = sorted([self.holdout, *names], key=lambda name: -len(start[name].parameters()))
         learners = [self._learner(name, start[name], phase) for name in names]
         frozen = self.methods[STATIC[phase]] if phase in STATIC else {}
         static = [Learner(name, frozen[name], None, frozen=True) for name in self.names if frozen]
         pair = [learner for learner in learners if learner.name != self.holdout]
         shown = {k.name: source for k, source in zip(pair, phases.validation_sources(phase, pair, static))}
-        rules, own = self._rules(phase, steps), phases.own_settings(phase, s)
+        rules, own = self._rules(phase, self.plan[phase]), phases.own_settings(phase, s)
 
         def train(team: Team) -> bool:
             """Train in one process of the team; did it stop early?"""
-            monitor = Monitor(RunFolder(run.path, team), here or Position(phase), steps, learners,
+            monitor = Monitor(RunFolder(run.path, team), position, self.plan[phase], learners,
                               [shown.get(name) for name in names], rules, phases.validation_loss(phase, own),
                               self.data, s, display)  # fmt: skip
-            if here:
-                monitor.resume()
             phases.train(phase, learners, static, rules, monitor, team, own_examples=s.own_examples, **own)
             team.fetch(learners)
             return monitor.stopped_early
 
-        if in_processes(train, len(learners) if self._narrow() else 1):
+        if in_processes(train, len(learners) if self.narrow else 1):
             run.load_checkpoint("best.h5", learners)
             say(f"{phase} stopped early: the validation loss had not fallen in {s.patience} evaluations; "
                 "the best weights are kept")  # fmt: skip
         return {learner.name: learner.network for learner in learners}
-
-    def _narrow(self) -> bool:
-        """Do networks go to processes of their own? On a GPU they take turns."""
-        s = self.settings
-        return s.backend != "cupy" and is_narrow(s.batch, s.size, s.width)
 
     def _learner(self, name: str, start: Network, phase: str) -> Learner:
         s, kind = self.settings, self.kinds[name]
@@ -213,26 +209,24 @@ class Experiment:
         learner = Learner(name, network, make(network.parameters(), rate))
         if phase in WITH_DOMAIN and s.domain in DOMAINS and s.r_da:
             learner.domain = DOMAINS[s.domain](network.feature_width, rng=stream(s.seed, name, "domain")).to(s.backend)
-            learner.domain_optimiser = make(
-                learner.domain.parameters(), rate if s.da_learning_rate is None else s.da_learning_rate
-            )
+            domain_rate = rate if s.da_learning_rate is None else s.da_learning_rate
+            learner.domain_optimiser = make(learner.domain.parameters(), domain_rate)
         return learner
 
     def _rules(self, phase: str, steps: int) -> Rules:
         s = self.settings
-        return Rules(
-            epsilon=s.epsilon, alpha=s.alpha, attack=s.attack,
-            r_adv=s.r_adv, r_da=s.r_da if s.domain != "none" and phase in WITH_DOMAIN else 0.0,
-            loss_norm=s.loss_norm, craft_mode=s.craft_mode, bn_batches=s.bn_batches, clip=s.clip, seed=s.seed,
-            schedule=partial(optim.schedule, s.schedule, iterations=steps, warmup=min(s.warmup, steps // 2)),
-        )  # fmt: skip
+        values = {field.name: getattr(s, field.name) for field in fields(Rules)}  # they have the settings' names
+        values["schedule"] = partial(optim.schedule, s.schedule, iterations=steps, warmup=min(s.warmup, steps // 2))
+        if s.domain == "none" or phase not in WITH_DOMAIN:
+            values["r_da"] = 0.0
+        return Rules(**values)
 
     def _read_networks(self, run: RunFolder, method: str) -> dict[str, Network]:
         names = list(self.kinds) if method == "undefended" else self.names
         files = {name: str(run.network_file(method, name)) for name in names}
         return {name: self.build(self.kinds[name], weights=files[name]).to(self.settings.backend) for name in names}
 
-    def measure(self, run: RunFolder) -> tuple[list[Row], list[Difference], list[Leak]]:
+    def measure(self, run: RunFolder) -> None:
         """The main table on the test images, SATM's paired differences, and what leaks: written to tables/."""
         s, classes = self.settings, self.dataset.classes
         networks = {f"{method}/{name}": n for method, named in self.methods.items() for name, n in named.items()}
@@ -248,15 +242,15 @@ class Experiment:
                 again = partial(ask, pairs=above, unrounded=False, predicted_labels=True, team=team)
                 return crossing, again() if above else None
 
-            crossing, predicted = in_processes(work, cores() if self._narrow() else 1)
-        rows, differences = main_table.results(crossing, wanted, classes), main_table.differences(crossing, wanted)
-        leaks = main_table.leaks(crossing, wanted, predicted)
-        for name, table in (("results", rows), ("differences", differences), ("leaks", leaks)):
-            write_rows(run.path / "tables" / f"{name}.csv", table)
+            crossing, predicted = in_processes(work, cores() if self.narrow else 1)
+        tables = run.path / "tables"
+        write_rows(tables / "results.csv", main_table.results(crossing, wanted, classes))
+        write_rows(tables / "differences.csv", main_table.differences(crossing, wanted))
+        write_rows(tables / "leaks.csv", main_table.leaks(crossing, wanted, predicted))
         for target in crossing.targets:
             counts = crossing.confusion(target, "", len(classes)).tolist()
-            run.table(f"confusion_{target.replace('/', '_', 1)}", [dict(zip(classes, row)) for row in counts])
-        return rows, differences, leaks
+            path = tables / f"confusion_{target.replace('/', '_', 1)}.csv"
+            write_rows(path, [dict(zip(classes, row)) for row in counts])
 
     def pairs(self) -> list[dict[str, Any]]:
         """Fig. 1: test images that the undefended network gets right clean and wrong attacked, one per epsilon."""
@@ -277,11 +271,6 @@ class Experiment:
 
     def report(self, run: RunFolder) -> Path:
         """Draw the figures, write report.html and print the table: all of it from what the run folder holds."""
-        from ..results.figures import figure_pairs
-        from ..results.page import report
-        from ..results.screen import results_table
-        from ..results.tables import Results
-
         pairs = self.pairs()
         if pairs:
             figure_pairs(run.path / "figures" / "figure1.png", pairs, list(self.dataset.classes))
@@ -299,7 +288,7 @@ def run_new(settings: Settings, out: Path) -> Path:
     run = RunFolder.create(out, settings, list(experiment.kinds))
     if experiment.dataset.missing:
         (run.path / "missing_images.txt").write_text("\n".join(experiment.dataset.missing) + "\n")
-    return _complete(experiment, run, networks)
+    return experiment.complete(run, networks)
 
 
 def run_on(out: Path, settings: Settings) -> Path:
@@ -308,15 +297,9 @@ def run_on(out: Path, settings: Settings) -> Path:
     position = run.position()
     experiment = _prepared(settings)
     run.forget_after(position, experiment.plan)
-    return _complete(experiment, run, experiment.start_networks(), position)
+    return experiment.complete(run, experiment.start_networks(), position)
 
 
 def _prepared(settings: Settings) -> Experiment:
     backend.use(settings.backend, tf32=settings.tf32)
     return Experiment(settings, prepare_data(settings))
-
-
-def _complete(experiment: Experiment, run: RunFolder, networks: Any, position: Position | None = None) -> Path:
-    experiment.train(run, networks, position)
-    experiment.measure(run)
-    return experiment.report(run)

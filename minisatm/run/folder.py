@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..models import files
 from ..models.network import Network
 from ..parallel import ALONE, Team
+from ..results.tables import cells
 from ..satm import Learner
 
 # The columns of log.csv and epochs.csv for each network; OWN_TERMS are those of one method.
@@ -77,20 +78,20 @@ class RunFolder:
         """Add a row to a CSV file; columns that the row does not have stay empty."""
         with open(self.path / file, newline="") as f:
             header = next(csv.reader(f))
-        self._write(file, [[_text(row.get(column)) for column in header]], "a")
+        values = cells(row)
+        self._write(file, [[values.get(column, "") for column in header]], "a")
 
     def forget_after(self, position: Position, phases: Iterable[str]) -> None:
         """Delete the rows that a run resumed at this position writes again: those of later steps and phases."""
         order = {name: k for k, name in enumerate(phases)}
         first = order[position.phase], position.iteration
         for file in ("log.csv", "epochs.csv"):
+            path = self.path / file
             try:
-                with open(self.path / file, newline="") as f:
+                with open(path, newline="") as f:
                     header, *rows = csv.reader(f)
             except (OSError, ValueError) as problem:
-                raise InputError(
-                    f"{self.path / file} cannot be read ({problem}): start again with another --out."
-                ) from problem
+                raise InputError(f"{path} cannot be read ({problem}): start again with another --out.") from problem
             whole = [r for r in rows if len(r) == len(header) and r[0] in order]  # a power cut may leave half a row
             self._write(file, [header, *(r for r in whole if (order[r[0]], int(r[1])) < first)])
 
@@ -98,10 +99,6 @@ class RunFolder:
         if self.team.leads:
             with open(self.path / file, mode, newline="") as f:
                 csv.writer(f).writerows(rows)
-
-    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write tables/<name>.csv; the columns are those of the first row."""
-        self._write(f"tables/{name}.csv", [list(rows[0]), *([_text(v) for v in row.values()] for row in rows)])
 
     def network_file(self, method: str, name: str) -> Path:
         """Where the network of this name is after this method."""
@@ -141,9 +138,4 @@ class RunFolder:
         """Give the learners everything that last.h5 or best.h5 holds of them."""
         with files.open_h5(self.path / file) as h5:
             for learner in learners:
-                for part, owner in learner.parts().items():
-                    owner.set_state(files.read_arrays(h5[f"{learner.name}/{part}"]))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+                learner.set_state({part: files.read_arrays(h5[f"{learner.name}/{part}"]) for part in learner.parts()})

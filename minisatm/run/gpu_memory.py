@@ -14,24 +14,21 @@ from ..satm import Learner, Rules, examples, learn_from
 
 
 def check_a_step(
-    learners: Sequence[Learner], rules: Rules, shape: tuple[int, int, int], *, batch: int, crafting: int,
+    learners: Sequence[Learner], rules: Rules, shape: tuple[int, int, int], batch: int, *, crafting: int,
     adversarial: Collection[str], copies: int,
 ) -> None:  # fmt: skip
     """Try out the most that a run will ask of the GPU's memory; raises the InputError of `check`.
 
-    learners: throw-away ones, which are changed. shape: of an image, (H, W, C). crafting: each network crafts so many
-    batches at once, as in a test. Then all learn, those named in `adversarial` from examples too. Meanwhile so many
-    copies of their weights are kept, as of the networks after each phase.
+    The learners (throw-away ones: they change) craft from `crafting` batches of images (H, W, C) at once, then learn from
+    one batch, those named in `adversarial` from examples too. Meanwhile so many copies of their weights are kept.
     """
-
-    def images(count: int) -> tuple[Any, Any]:
-        return placed(np.zeros((count, *shape), np.float32), "cupy"), np.zeros(count, np.int64)
 
     def step(count: int) -> None:
         kept = [a.copy() for _ in range(copies) for k in learners for a in k.network.state().values()]
+        x, y = placed(np.zeros((crafting * count, *shape), np.float32), "cupy"), np.zeros(crafting * count, np.int64)
         for learner in learners:
-            examples(learner, *images(count * crafting), rules, 0)
-        x, y = images(count)
+            examples(learner, x, y, rules, 0)
+        x, y = x[:count].copy(), y[:count]
         crafted = [examples(k, x, y, rules, 0) if k.name in adversarial else None for k in learners]
         for learner, x_adv in zip(learners, crafted):
             learn_from(learner, x, y, x_adv, rules, 0)

@@ -29,7 +29,7 @@ class Interrupted(Exception):
 class Monitor:
     """Watches one phase (satm.Monitor): times and logs each step, validates, writes checkpoints, and stops early.
 
-    position: where the phase stands. sources[k]: the learner whose examples validation shows to learner k; None for the
+    position: where the phase stands; after its first step it goes on from last.h5. sources[k]: the learner whose examples validation shows to learner k; None for the
     hold-out, which sees only clean images and has no say in early stopping. loss: what validation computes, with
     satm.loss_terms' arguments. data: the batches to train and to validate on.
     """
@@ -50,16 +50,14 @@ class Monitor:
     def stopped_early(self) -> bool:
         return bool(self.settings.patience and self.position.worse >= self.settings.patience)
 
-    def resume(self) -> None:
-        """Go on from the checkpoint of this position."""
-        self.run.load_checkpoint("last.h5", self.learners)
-        if self.position.best_at == self.position.iteration:
-            self.run.keep_as_best()  # the run may have ended between the checkpoint and this copy
-
     def batches(self) -> Iterator[tuple[int, Any, Any]]:
         """The batches of the phase, prepared in the background. Ctrl-C waits until the current step is complete."""
         if self.position.iteration == 0:
             self._checkpoint(0)
+        else:
+            self.run.load_checkpoint("last.h5", self.learners)
+        if self.position.best_at == self.position.iteration:
+            self.run.keep_as_best()  # an interrupted run may have ended between the checkpoint and this copy
         if self.stopped_early:
             return
         may_handle = threading.current_thread() is threading.main_thread()

@@ -11,16 +11,11 @@ from ..defences import training
 from ..parallel import ALONE, Team
 from ..satm import Learner, Monitor, Rules
 
-PLANS = {
-    "compare": ("clean", "control", "ensemble", "satm"),
-    "clean": ("clean",),
-    "standard": ("clean", "standard"),
-    "ensemble": ("clean", "ensemble"),
-    "cascade": ("clean", "standard", "cascade"),
-    "satm": ("clean", "satm"),
-    "distillation": ("clean", "teacher", "distillation"),
-    "penalty": ("clean", "penalty"),
-}
+PLANS: dict[str, tuple[str, ...]] = {
+    "compare": ("clean", "control", "ensemble", "satm"), "clean": ("clean",), "standard": ("clean", "standard"),
+    "ensemble": ("clean", "ensemble"), "cascade": ("clean", "standard", "cascade"), "satm": ("clean", "satm"),
+    "distillation": ("clean", "teacher", "distillation"), "penalty": ("clean", "penalty"),
+}  # fmt: skip
 ADVERSARIAL = ("standard", "ensemble", "cascade", "satm")  # half of a batch is adversarial
 WITH_DOMAIN = ("ensemble", "satm")
 # The static networks of a phase, which craft or teach but do not learn, are those at the end of this earlier phase.
