@@ -20,7 +20,6 @@ class OneBlasThread(ContextDecorator):
         """A forked child has none of its parent's threads, so nothing is limited there yet."""
         self.lock, self.open = threading.Lock(), 0
         self.controller: Any = None
-        self.limit: Any = None
 
     def __enter__(self) -> None:
         with self.lock:

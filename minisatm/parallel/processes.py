@@ -107,11 +107,7 @@ class Processes(Team):
                 pipe.close()
 
     def owner(self, item: Any, place: int) -> int:
-        """The rank of the process for this item: the one that trains it, if any.
-
-        Other items go to 0 1 1 0 0 1 ... by their place, so that a process with a long first item gets a short second
-        one where the items are sorted by length.
-        """
+        """The rank that trains the item; else, by place, 0 1 1 0 0 1 ...: a long first item gets a short second one."""
         row, column = divmod(place, self.size)
         return self.owners.get(getattr(item, "name", ""), self.size - 1 - column if row % 2 else column)
 
@@ -207,11 +203,8 @@ def _work_along(team: Processes, pipes: Any, work: Callable[[Team], Any]) -> Non
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    with (
-        suppress(BaseException),
-        team.connected(pipes),
-        one_blas_thread,
-    ):  # the first process has the same error, or has gone
+    # an error is one that the first process has as well, or the first process has gone
+    with suppress(BaseException), team.connected(pipes), one_blas_thread:
         work(team)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import fields
 from functools import partial
 from itertools import combinations
@@ -81,9 +82,8 @@ class Experiment:
         self.methods: dict[str, dict[str, Network]] = {}
         # Narrow networks go to processes of their own; on a GPU they take turns.
         self.narrow = settings.backend != "cupy" and is_narrow(settings.batch, settings.size, settings.width)
-        steps = dict.fromkeys(PLANS[settings.method], settings.iterations)
-        steps |= {"clean": settings.clean_iterations}
-        self.plan = {phase: steps[phase] for phase in PLANS[settings.method] if steps[phase]}
+        steps = dict.fromkeys(PLANS[settings.method], settings.iterations) | {"clean": settings.clean_iterations}
+        self.plan = {phase: count for phase, count in steps.items() if count}
         self.build = partial(models.build, classes=len(dataset.classes), width=settings.width, size=settings.size,
                              channels=dataset.channels)  # fmt: skip
 
@@ -123,9 +123,8 @@ class Experiment:
         say(f"plan      {plan}; batch {s.batch}")
         if s.backend == "cupy":
             say(f"backend   {backend.gpu()}{', convolutions in TF32' if s.tf32 else ''}")
-        attack, alpha = attacks.ATTACKS[s.attack], attacks.resolve_alpha(s.epsilon, s.alpha)
-        sizes = {"epsilon": s.epsilon, "alpha": alpha}
-        shown = [f"{name} {256 * size:g}/256" for name, size in sizes.items() if attack.takes(name)]
+        sizes = {"epsilon": s.epsilon, "alpha": attacks.resolve_alpha(s.epsilon, s.alpha)}
+        shown = [f"{name} {256 * size:g}/256" for name, size in sizes.items() if attacks.ATTACKS[s.attack].takes(name)]
         say(f"attack    {', '.join([s.attack, *shown])}")
 
     def estimate(self, seconds: float) -> None:
@@ -144,21 +143,18 @@ class Experiment:
         self.introduce(networks)
         if self.settings.backend == "cupy":
             self._check_memory(networks)
-        display = Progress(list(self.plan.items()), note=self.estimate)
         plan = list(self.plan)
         done = plan[: plan.index(position.phase)] if position else []
         self.methods["undefended"] = networks  # until they are fine-tuned
-        try:
+        with closing(Progress(list(self.plan.items()), note=self.estimate)) as display:
             for phase in plan:
                 method = "undefended" if phase == "clean" else phase
                 if phase in done:
                     self.methods[method] = self._read_networks(run, method)
-                    continue
-                here = position if position and position.phase == phase else Position(phase)
-                self.methods[method] = self._phase(run, here, display)
-                run.save_networks(method, self.methods[method])
-        finally:
-            display.close()
+                else:
+                    here = position if position and position.phase == phase else Position(phase)
+                    self.methods[method] = self._phase(run, here, display)
+                    run.save_networks(method, self.methods[method])
 
     def _check_memory(self, networks: dict[str, Network]) -> None:
         """An InputError if the batch does not fit the GPU says how much it needs and which batch fits."""
@@ -271,8 +267,7 @@ class Experiment:
 
     def report(self, run: RunFolder) -> Path:
         """Draw the figures, write report.html and print the table: all of it from what the run folder holds."""
-        pairs = self.pairs()
-        if pairs:
+        if pairs := self.pairs():
             figure_pairs(run.path / "figures" / "figure1.png", pairs, list(self.dataset.classes))
         results = Results.read(run.path)
         say()

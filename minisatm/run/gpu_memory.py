@@ -19,8 +19,8 @@ def check_a_step(
 ) -> None:  # fmt: skip
     """Try out the most that a run will ask of the GPU's memory; raises the InputError of `check`.
 
-    The learners (throw-away ones: they change) craft from `crafting` batches of images (H, W, C) at once, then learn from
-    one batch, those named in `adversarial` from examples too. Meanwhile so many copies of their weights are kept.
+    The learners (throw-away ones: they change) craft from `crafting` batches of images (H, W, C) at once, then learn
+    from one batch, those named in `adversarial` from examples too. So many copies of their weights are kept.
     """
 
     def step(count: int) -> None:
@@ -57,8 +57,7 @@ def check(step: Callable[[int], Any], batch: int, what: str) -> None:
             "or --width."
         )
     less = _peak(step, fits // 2) if fits > 1 else None
-    each = (most - less) / (fits - fits // 2) if less is not None else most  # with one image alone: at most that
-    each = max(each, 1.0)
+    each = max(1.0, most if less is None else (most - less) / (fits - fits // 2))  # where one image fits: at most that
     need = most + each * (batch - fits)
     fitting = min(batch - 1, fits + max(0, int((have - most) / each)))
     while fitting > fits and _peak(step, fitting) is None:

@@ -29,9 +29,9 @@ class Interrupted(Exception):
 class Monitor:
     """Watches one phase (satm.Monitor): times and logs each step, validates, writes checkpoints, and stops early.
 
-    position: where the phase stands; after its first step it goes on from last.h5. sources[k]: the learner whose examples validation shows to learner k; None for the
-    hold-out, which sees only clean images and has no say in early stopping. loss: what validation computes, with
-    satm.loss_terms' arguments. data: the batches to train and to validate on.
+    position: where the phase stands; after its first step it goes on from last.h5. sources[k]: the learner whose
+    examples validation shows to learner k; None for the hold-out, which sees only clean images and has no say in early
+    stopping. loss: what validation computes, with satm.loss_terms' arguments. data: the batches of the run.
     """
 
     run: RunFolder

@@ -24,15 +24,12 @@ STATIC = {"ensemble": "undefended", "cascade": "standard", "distillation": "teac
 OWN_SETTINGS = {"cascade": ("r_embedding",), "penalty": ("r_penalty",)}
 OWN_SETTINGS |= dict.fromkeys(("teacher", "distillation"), ("temperature",))
 
-ALONE_LOOPS: dict[str, Callable[..., None]] = {
-    **dict.fromkeys(("clean", "control", "teacher"), training.train_clean),
-    "standard": training.train_standard,
-    "penalty": training.train_with_penalty,
-    "satm": satm.train,
-}
-LOOPS_WITH_SOURCES: dict[str, Callable[..., None]] = {
-    "ensemble": training.train_ensemble, "cascade": training.train_cascade,
+Loops = dict[str, Callable[..., None]]
+ALONE_LOOPS: Loops = {
+    **dict.fromkeys(("clean", "control", "teacher"), training.train_clean), "standard": training.train_standard,
+    "penalty": training.train_with_penalty, "satm": satm.train,
 }  # fmt: skip
+LOOPS_WITH_SOURCES: Loops = {"ensemble": training.train_ensemble, "cascade": training.train_cascade}
 
 
 def own_settings(phase: str, settings: Any) -> dict[str, Any]:
@@ -49,8 +46,7 @@ def train(
     own: what `own_settings` gives for this phase.
     """
     if phase in LOOPS_WITH_SOURCES:
-        others = [[s for s in static if s.name != learner.name] for learner in learners]
-        sources = [found + [learner] * own_examples for found, learner in zip(others, learners)]
+        sources = [[s for s in static if s.name != k.name] + [k] * own_examples for k in learners]
         LOOPS_WITH_SOURCES[phase](learners, sources, rules, monitor, team, **own)
     elif phase == "distillation":
         training.train_distilled(learners, static, rules, monitor, team, **own)
