@@ -167,7 +167,7 @@ def speeds(seconds: float = 2.0) -> tuple[float, float, float, float]:
     x = Tensor(rng.standard_normal((8, 56, 56, 64), np.float32), requires_grad=True)
     w = Tensor(rng.standard_normal((3, 3, 64, 64), np.float32), requires_grad=True)
     g = rng.standard_normal(x.shape, np.float32)
-    with one_blas_thread():  # as in the training loop
+    with one_blas_thread:  # as in the training loop
         convolve = shortest(lambda: grad(ops.conv2d(x, w), [x, w], g), each)
     operations = 3 * 2 * g.size * 3 * 3 * 64  # out, gx, gw: kh kw C products and sums for each of g's numbers
     one, every = (2 * 1024**3 / t / 1e9 for t in multiply)

@@ -24,7 +24,9 @@ from .streams import stream
 from .tensor import Tensor
 
 Array = Any
-Losses = dict[str, Any]  # numbers by name; on a GPU arrays of no dimensions
+Losses = dict[str, Any]  # numbers by name; on a GPU arrays without dimensions, for which backend.as_floats waits
+Loss = tuple[Tensor, Losses]  # what a network minimises, and its terms as numbers
+NetworkLoss = Callable[[Tensor, Array], Tensor]  # of logits and classes
 Halves = tuple[Tensor, Tensor, Tensor, Tensor]  # logits and features of the clean images, then of the adversarial ones
 
 
@@ -97,10 +99,7 @@ def train(learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Tea
 def step(
     learners: Sequence[Learner], x: Array, y: Array, rules: Rules, iteration: int, team: Team = ALONE
 ) -> dict[str, Losses]:
-    """Lines 5 to 14 for one mini-batch: x (N, H, W, C) in [0, 1], y (N,). Returns each network's loss terms.
-
-    On a GPU the terms are arrays there: backend.as_floats(terms) waits for them.
-    """
+    """Lines 5 to 14 for one mini-batch: x (N, H, W, C) in [0, 1], y (N,). Returns each network's loss terms."""
     names = [learner.name for learner in learners]
     # 5, 6: every network crafts with the weights it has now; nothing is updated before all have crafted
     x_adv = dict(zip(names, team.map(lambda learner: examples(learner, x, y, rules, iteration), learners)))
@@ -117,13 +116,10 @@ def step(
 
 def source(learners: Sequence[Learner], k: int, iteration: int) -> Learner:
     """Whose examples network k learns from: the other one's; of several others each in turn (Section 4.3)."""
-    others = len(learners) - 1
-    return learners[(k + 1 + iteration % others) % len(learners)]
+    return learners[(k + 1 + iteration % (len(learners) - 1)) % len(learners)]
 
 
-def examples(
-    learner: Learner, x: Array, y: Array, rules: Rules, iteration: int, *, always: bool = False
-) -> Array | None:
+def examples(learner: Learner, x: Array, y: Array, rules: Rules, iteration: int, *, always: bool = False) -> Array:
     """x_adv of this network, a constant array; its random step has a stream of its own (lines 17-21).
 
     None where both weights are zero, unless `always`: then a step equals clean training.
@@ -141,13 +137,13 @@ def learn_from(learner: Learner, x: Array, y: Array, x_adv: Array | None, rules:
     return descend(learner, lambda: loss_terms(learner, x, y, x_adv, rules), rules, iteration)
 
 
-def descend(learner: Learner, loss: Callable[[], tuple[Tensor, Losses]], rules: Rules, iteration: int) -> Losses:
+def descend(learner: Learner, loss: Callable[[], Loss], rules: Rules, iteration: int) -> Losses:
     """One SGD step of a learner in train mode; loss() returns the loss and its terms. Returns the terms."""
     assert learner.optimiser is not None, f"{learner.name} has no optimiser: it cannot learn."
     if not learner.network.training:
         learner.network.train()
     seed_dropout(learner.network, stream(rules.seed, learner.name, "dropout", iteration))
-    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # the monitor reports a loss that overflows
+    with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):  # the monitor reports a loss that overflows
         total, terms = loss()
         # g = 1, but NaN for a loss that is not finite: then every gradient is NaN, and the optimiser moves no weight.
         total.backward(total.data * 0 + 1)
@@ -166,9 +162,8 @@ def network_loss(logits: Tensor, y: Array) -> Tensor:
 
 
 def loss_terms(
-    learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules,
-    network_loss: Callable[[Tensor, Array], Tensor] = network_loss,
-) -> tuple[Tensor, Losses]:  # fmt: skip
+    learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules, network_loss: NetworkLoss = network_loss
+) -> Loss:
     """Loss_A of lines 7-9 as a tensor, and its terms as numbers."""
     if x_adv is None:
         logits, _ = learner.network(Tensor(x))
@@ -177,10 +172,7 @@ def loss_terms(
     return loss_of(learner, both_halves(learner.network, x, x_adv, rules.bn_batches), y, rules, network_loss)
 
 
-def loss_of(
-    learner: Learner, halves: Halves, y: Array, rules: Rules,
-    network_loss: Callable[[Tensor, Array], Tensor] = network_loss,
-) -> tuple[Tensor, Losses]:  # fmt: skip
+def loss_of(learner: Learner, halves: Halves, y: Array, rules: Rules, network_loss: NetworkLoss = network_loss) -> Loss:
     """The same from the logits and features of both halves."""
     logits, features, logits_adv, features_adv = halves
     clean, adversarial = network_loss(logits, y), network_loss(logits_adv, y)

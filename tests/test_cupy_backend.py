@@ -330,7 +330,7 @@ def test_a_checkpoint_of_one_resumes_on_the_other(cupy, quick, here, drawn, on_n
     stop = monitor.Monitor.stop
 
     def interrupted(self, iteration, losses):
-        self._interrupted = self.phase == "satm"
+        self._interrupted = self.position.phase == "satm"
         return stop(self, iteration, losses)
 
     with monkeypatch.context() as patch:

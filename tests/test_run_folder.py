@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,6 +10,7 @@ from tiny_runs import SIZE, arrays, at, outcome, stopping, table
 
 from minisatm import InputError, models, satm, train
 from minisatm.models import files as weights
+from minisatm.results.tables import write_rows
 from minisatm.run import experiment
 from minisatm.run import folder as runs
 from minisatm.run import monitor as monitors
@@ -239,7 +239,5 @@ def test_a_run_without_its_log(tiny, tmp_path):
 
 
 def test_tables_are_rounded_and_empty_where_there_is_nothing(tmp_path):
-    run = runs.RunFolder(Path(tmp_path))
-    (tmp_path / "tables").mkdir()
-    run.table("t", [{"a": 1, "b": 0.123456789, "c": None}, {"a": "x,y", "b": 2.0, "c": 3}])
-    assert (tmp_path / "tables" / "t.csv").read_text().splitlines() == ["a,b,c", "1,0.123457,", '"x,y",2,3']
+    write_rows(tmp_path / "t.csv", [{"a": 1, "b": 0.123456789, "c": None}, {"a": "x,y", "b": 2.0, "c": 3}])
+    assert (tmp_path / "t.csv").read_text().splitlines() == ["a,b,c", "1,0.123457,", '"x,y",2,3']

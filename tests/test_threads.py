@@ -179,13 +179,13 @@ def blas_of_two():
 
 
 def test_blas_keeps_to_one_thread_within_the_block(blas_of_two):
-    with parallel.one_blas_thread():
+    with parallel.one_blas_thread:
         assert blas() == {1}
-        with parallel.one_blas_thread():
+        with parallel.one_blas_thread:
             assert blas() == {1}
         assert blas() == {1}
     assert blas() == {2}
-    with pytest.raises(ZeroDivisionError), parallel.one_blas_thread():
+    with pytest.raises(ZeroDivisionError), parallel.one_blas_thread:
         raise ZeroDivisionError
     assert blas() == {2}
 
@@ -194,7 +194,7 @@ def test_blas_keeps_to_one_thread_also_in_a_block_of_another_thread(blas_of_two)
     seen = []
 
     def other():
-        with parallel.one_blas_thread():
+        with parallel.one_blas_thread:
             seen.append(blas())
 
     for target in (other, lambda: parallel.on_cores(lambda _: seen.append(blas()), [0])):
@@ -209,12 +209,12 @@ def test_blas_keeps_to_one_thread_until_the_last_of_several_blocks_ends(blas_of_
     begun, go = threading.Event(), threading.Event()
 
     def other():
-        with parallel.one_blas_thread():
+        with parallel.one_blas_thread:
             begun.set()
             go.wait(20)
 
     thread = threading.Thread(target=other)
-    with parallel.one_blas_thread():
+    with parallel.one_blas_thread:
         thread.start()
         begun.wait(20)
     assert blas() == {1}

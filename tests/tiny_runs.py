@@ -61,7 +61,7 @@ def stopping(monkeypatch, phase, iteration, how):
     real = monitors.Monitor.stop
 
     def stop(self, done, losses):
-        here = (self.phase, done) == (phase, iteration)
+        here = (self.position.phase, done) == (phase, iteration)
         if here and how == "ctrl-c":
             self._interrupted = True
         answer = real(self, done, losses)

@@ -106,7 +106,7 @@ def crafting(network: Any, craft_mode: str) -> Iterator[None]:
         raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
     modules = network.modules() if craft_mode == "train" else []
     norms = [(module, module.mean, module.var) for _, module in modules if isinstance(module, BatchNorm)]
-    with one_blas_thread(), network.mode(False):
+    with one_blas_thread, network.mode(False):
         for norm, _, _ in norms:
             norm.training = True
         try:

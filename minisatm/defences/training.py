@@ -1,4 +1,4 @@
-"""The relatives of SATM that it is compared with, each loop written out; they share the steps of satm.py.
+"""The relatives of SATM that it is compared with: what each learns from, and its loss. They share satm.py's SGD step.
 
 Clean, standard adversarial, ensemble and cascade training, defensive distillation, and the input-gradient penalty. Each
 takes a `team`: the process or processes that train the learners.
@@ -18,12 +18,11 @@ from ..attacks.gradients import length, per_sample
 from ..backend import scalar
 from ..layers import seed_dropout
 from ..parallel import ALONE, Team
-from ..satm import Learner, Losses, Monitor, Rules, both_halves, descend, examples, learn_from, loss_of
+from ..satm import Learner, Loss, Losses, Monitor, Rules, both_halves, descend, examples, learn_from, loss_of
 from ..streams import stream
 from ..tensor import Tensor
 
 Array = Any
-Loss = Callable[[Learner, Array, Array, Array, Rules], tuple[Tensor, Losses]]  # of satm.loss_terms' kind
 STEP = 0.01  # of the penalty's finite difference: an L2 length in pixels of [0, 1]
 
 
@@ -35,39 +34,49 @@ def train_clean(
     temperature: that of the loss, above 1 for the teachers of distillation.
     """
     loss = partial(satm.loss_terms, network_loss=at_temperature(temperature))
-    for iteration, x, y in monitor.batches():
 
-        def learn(learner: Learner) -> Losses:
-            return descend(learner, lambda: loss(learner, x, y, None, rules), rules, iteration)  # noqa: B023
+    def learn(learner: Learner, x: Array, y: Array, iteration: int) -> Losses:
+        return descend(learner, lambda: loss(learner, x, y, None, rules), rules, iteration)
 
-        if monitor.stop(iteration, team.train(learn, learners)):
-            break
+    _train_each(learn, learners, monitor, team)
 
 
 def train_standard(learners: Sequence[Learner], rules: Rules, monitor: Monitor, team: Team = ALONE) -> None:
     """Adversarial training (Goodfellow et al. 2015): each network learns from its own examples, crafted as it goes."""
-    for iteration, x, y in monitor.batches():
 
-        def learn(learner: Learner) -> Losses:
-            x_adv = examples(learner, x, y, rules, iteration)  # noqa: B023
-            return learn_from(learner, x, y, x_adv, rules, iteration)  # noqa: B023
+    def learn(learner: Learner, x: Array, y: Array, iteration: int) -> Losses:
+        return learn_from(learner, x, y, examples(learner, x, y, rules, iteration), rules, iteration)
 
-        if monitor.stop(iteration, team.train(learn, learners)):
-            break
+    _train_each(learn, learners, monitor, team)
 
 
 def train_ensemble(
     learners: Sequence[Learner], sources: Sequence[Sequence[Learner]], rules: Rules, monitor: Monitor,
-    team: Team = ALONE,
+    team: Team = ALONE, *, loss: Callable[..., Loss] | None = None,
 ) -> None:  # fmt: skip
     """Ensemble adversarial training (Tramer et al. 2018): the sources never change, one is drawn for each batch.
 
     sources[k]: the networks whose examples learner k learns from. Learner k itself may be among them, as in Tramer's:
     when it is drawn, it crafts with the weights it has then. Without it there are no white-box examples.
+    loss: what to use in place of satm.loss_terms.
     """
     for iteration, x, y in monitor.batches():
-        losses = learn_from_drawn(learners, sources, x, y, rules, iteration, team)
-        if monitor.stop(iteration, losses):
+        drawn = {
+            learner.name: choice[int(stream(rules.seed, learner.name, "source", iteration).integers(len(choice)))]
+            for learner, choice in zip(learners, sources)
+        }
+        craft = partial(examples, x=x, y=y, rules=rules, iteration=iteration, always=loss is not None)
+        static = list({id(s): s for s, learner in zip(drawn.values(), learners) if s is not learner}.values())
+        x_adv = {id(source): array for source, array in zip(static, team.map(craft, static))}  # each crafts once
+
+        def learn(learner: Learner) -> Losses:
+            source = drawn[learner.name]  # noqa: B023
+            # a learner that is its own source crafts here, where its weights are up to date
+            given = craft(learner) if source is learner else x_adv[id(source)]  # noqa: B023
+            terms = loss or satm.loss_terms
+            return descend(learner, lambda: terms(learner, x, y, given, rules), rules, iteration)  # noqa: B023
+
+        if monitor.stop(iteration, team.train(learn, learners)):
             break
 
 
@@ -82,10 +91,7 @@ def train_cascade(
     one-step examples: put it among its sources.
     """
     loss = partial(embedding_terms, r_embedding=r_embedding) if r_embedding else None
-    for iteration, x, y in monitor.batches():
-        losses = learn_from_drawn(learners, defended, x, y, rules, iteration, team, loss)
-        if monitor.stop(iteration, losses):
-            break
+    train_ensemble(learners, defended, rules, monitor, team, loss=loss)
 
 
 def train_distilled(
@@ -99,14 +105,12 @@ def train_distilled(
     Wagner 2016).
     """
     teacher = {student.name: teacher for student, teacher in zip(students, teachers)}
-    for iteration, x, y in monitor.batches():
 
-        def learn(student: Learner) -> Losses:
-            soft = soft_labels(teacher[student.name], x, temperature)  # noqa: B023
-            return descend(student, lambda: distillation_terms(student, x, y, soft, temperature), rules, iteration)  # noqa: B023
+    def learn(student: Learner, x: Array, y: Array, iteration: int) -> Losses:
+        soft = soft_labels(teacher[student.name], x, temperature)
+        return descend(student, lambda: distillation_terms(student, x, y, soft, temperature), rules, iteration)
 
-        if monitor.stop(iteration, team.train(learn, students)):
-            break
+    _train_each(learn, students, monitor, team)
 
 
 def train_with_penalty(
@@ -116,49 +120,27 @@ def train_with_penalty(
 
     Double backpropagation of Drucker and LeCun 1992; as a defence in Ross and Doshi-Velez 2018.
     """
+
+    def learn(learner: Learner, x: Array, y: Array, iteration: int) -> Losses:
+        ahead = a_step_up(learner, x, y)
+        drop = stream(rules.seed, learner.name, "dropout", iteration)
+        return descend(learner, lambda: penalty_terms(learner, x, ahead, y, drop, r_penalty), rules, iteration)
+
+    _train_each(learn, learners, monitor, team)
+
+
+def _train_each(
+    learn: Callable[[Learner, Array, Array, int], Losses], learners: Sequence[Learner], monitor: Monitor, team: Team
+) -> None:
+    """The loop of relatives whose networks do not need one another: each learns from every batch by itself."""
     for iteration, x, y in monitor.batches():
-
-        def learn(learner: Learner) -> Losses:
-            ahead = a_step_up(learner, x, y)  # noqa: B023
-            drop = stream(rules.seed, learner.name, "dropout", iteration)  # noqa: B023
-            return descend(learner, lambda: penalty_terms(learner, x, ahead, y, drop, r_penalty), rules, iteration)  # noqa: B023
-
-        if monitor.stop(iteration, team.train(learn, learners)):
+        losses = team.train(lambda learner: learn(learner, x, y, iteration), learners)  # noqa: B023
+        if monitor.stop(iteration, losses):
             break
 
 
-def learn_from_drawn(
-    learners: Sequence[Learner], sources: Sequence[Sequence[Learner]], x: Array, y: Array, rules: Rules, iteration: int,
-    team: Team = ALONE, loss: Loss | None = None,
-) -> dict[str, Losses]:  # fmt: skip
-    """One mini-batch of ensemble or cascade training; returns each learner's loss terms. loss: not satm.loss_terms."""
-    drawn = {
-        learner.name: choice[int(stream(rules.seed, learner.name, "source", iteration).integers(len(choice)))]
-        for learner, choice in zip(learners, sources)
-    }
-    static = list({id(s): s for s, learner in zip(drawn.values(), learners) if s is not learner}.values())
-
-    def crafted(source: Learner) -> Array | None:
-        return examples(source, x, y, rules, iteration, always=loss is not None)
-
-    x_adv = {id(source): array for source, array in zip(static, team.map(crafted, static))}  # each crafts once
-
-    def learn(learner: Learner) -> Losses:
-        source = drawn[learner.name]  # a learner that is its own source crafts here, where its weights are up to date
-        given = crafted(learner) if source is learner else x_adv[id(source)]
-        if loss is None:
-            return learn_from(learner, x, y, given, rules, iteration)
-        return descend(learner, lambda: loss(learner, x, y, given, rules), rules, iteration)
-
-    return team.train(learn, learners)
-
-
-def embedding_terms(
-    learner: Learner, x: Array, y: Array, x_adv: Array | None, rules: Rules, *, r_embedding: float
-) -> tuple[Tensor, Losses]:
+def embedding_terms(learner: Learner, x: Array, y: Array, x_adv: Array, rules: Rules, *, r_embedding: float) -> Loss:
     """satm.loss_terms + r_embedding * ||f(x_adv) - f(x)||^2, mean over the images: Na et al. 2018."""
-    if x_adv is None:
-        return satm.loss_terms(learner, x, y, None, rules)
     halves = both_halves(learner.network, x, x_adv, rules.bn_batches)
     total, terms = loss_of(learner, halves, y, rules)
     _, features, _, features_adv = halves
@@ -182,7 +164,7 @@ def soft_labels(teacher: Learner, x: Array, temperature: float) -> Array:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def distillation_terms(student: Learner, x: Array, y: Array, soft: Array, temperature: float) -> tuple[Tensor, Losses]:
+def distillation_terms(student: Learner, x: Array, y: Array, soft: Array, temperature: float) -> Loss:
     """Cross-entropy of the student with the teacher's soft labels, both at this temperature."""
     logits, _ = student.network(Tensor(x))
     loss = at_temperature(temperature)(logits, soft)
@@ -200,7 +182,7 @@ def a_step_up(learner: Learner, x: Array, y: Array) -> Array:
 
 def penalty_terms(
     learner: Learner, x: Array, ahead: Array, y: Array, drop: np.random.Generator, r_penalty: float
-) -> tuple[Tensor, Losses]:
+) -> Loss:
     """J(x) + r_penalty * mean of ((J(ahead) - J(x)) / STEP)^2, first order only.
 
     The quotient is ||grad_x J|| up to STEP, and its gradient to the weights a difference of two gradients: what a

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..parallel import on_cores, with_one_blas_thread
+from ..parallel import on_cores, one_blas_thread
 from . import blocks, im2col, winograd
 from .blocks import as_rows, on_rows, slices, tiled, zeros
 from .plain import Array, Pads, Pair, dropout, output_size, running_average, softmax_cross_entropy
@@ -34,7 +34,7 @@ def _by_winograd(w_shape: tuple[int, ...], stride: Pair, out: tuple[int, ...], d
     return fits and winograd.pays(out, *w_shape[2:])
 
 
-@with_one_blas_thread
+@one_blas_thread
 def conv2d(
     x: Array, w: Array, b: Array | None, *, stride: Pair, pads: Pads, relu: bool = False, exact: bool = False
 ) -> Array:
@@ -45,13 +45,13 @@ def conv2d(
     return im2col.conv2d(x, w, b, stride=stride, pads=pads, relu=relu)
 
 
-@with_one_blas_thread
+@one_blas_thread
 def conv2d_gx(g: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
     """plain.conv2d_gx, as convolutions of g: (N, P, Q, F) -> (N, H, W, C), size = (H, W)."""
     return im2col.conv2d_gx(g, w, size=size, stride=stride, pads=pads, conv=partial(conv2d, exact=exact))
 
 
-@with_one_blas_thread
+@one_blas_thread
 def conv2d_gw(x: Array, g: Array, *, kernel: Pair, stride: Pair, pads: Pads, exact: bool = False) -> Array:
     """plain.conv2d_gw: (N, H, W, C), (N, P, Q, F) -> (kh, kw, C, F)."""
     if _by_winograd((*kernel, x.shape[3], g.shape[3]), stride, g.shape[1:3], x.dtype, exact):
@@ -135,7 +135,7 @@ def scale_shift(x: Array, scale: Array, shift: Array | None) -> Array:
     return out
 
 
-@with_one_blas_thread
+@one_blas_thread
 def channel_sums(x: Array, y: Array | None = None) -> Array:
     """The sum of x, or of x * y, over all axes but the last: (..., C) -> (C,)."""
     rows, others = as_rows(x), None if y is None else as_rows(y)
@@ -154,7 +154,7 @@ def _total(sums: Sequence[Array], x: Array) -> Array:
     return total.reshape(-1, x.shape[-1]).sum(axis=0)
 
 
-@with_one_blas_thread
+@one_blas_thread
 def batch_norm_train(
     x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False
 ) -> tuple[Array, tuple[Array, ...], Array, Array]:
@@ -186,7 +186,7 @@ def batch_norm_train(
     return out, (centred, inverse), mean, variance
 
 
-@with_one_blas_thread
+@one_blas_thread
 def batch_norm_train_gx(
     g: Array, saved: tuple[Array, ...], gamma: Array, out: Array | None = None
 ) -> tuple[Array, Array, Array]:

@@ -97,5 +97,5 @@ class Network(Module):
 
 def predict(network: Network, x: Array) -> Array:
     """The class of each image, in eval mode: (N, H, W, C) -> (N,), a NumPy array."""
-    with network.mode(False), no_grad(), one_blas_thread():
+    with network.mode(False), no_grad(), one_blas_thread:
         return placed(network(Tensor(x))[0].data.argmax(axis=1), "numpy")

@@ -14,8 +14,8 @@ import pickle
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import combinations
 from typing import Any, Protocol, TypeVar
 
@@ -63,14 +63,14 @@ class Team:
 
 
 ALONE = Team()
-_in_a_team = False  # is this process one of several already?
+_leads_a_team = False  # is this the first of several processes? (the others are daemons)
 
 
 class Elsewhere:
     """Stands in the place of a network that another process trains: using it before `fetch` is an error."""
 
     def __init__(self, name: str, network: Any, rank: int) -> None:
-        self.__dict__.update(_name=name, _network=network, _rank=rank)
+        self._name, self._network, self._rank = name, network, rank
 
     def __getattr__(self, attribute: str) -> Any:
         raise RuntimeError(
@@ -82,39 +82,52 @@ class Elsewhere:
 
 
 class Processes(Team):
-    """This process's place among those that run the same program, with a pipe to each of the others."""
+    """One of several processes that run the same program, with a pipe to each of the others."""
 
     def __init__(self, rank: int, waiting: Any) -> None:
         self.rank, self.size, self.waiting = rank, len(waiting), waiting
-        self.pipes: dict[int, Any] = {}
-        self.owners: dict[str, int] = {}  # which process trains the member of this name
+        self.pipes: dict[int, Any] = {}  # by the rank of the process at the other end
+        self.owners: dict[str, int] = {}  # the rank of the process that trains the member of this name
 
-    def connect(self, pipes: Any) -> None:
-        for (low, high), (one_end, other_end) in pipes.items():
-            mine = one_end if self.rank == low else other_end if self.rank == high else None
-            for end in (one_end, other_end):
-                if end is not mine:
+    @contextmanager
+    def connected(self, pipes: Any) -> Iterator[None]:
+        """A block in which the processes can send results to one another."""
+        for pair, ends in pipes.items():
+            for rank, other, end in zip(pair, pair[::-1], ends):
+                if rank == self.rank:
+                    self.pipes[other] = end
+                else:
                     end.close()  # otherwise a dead process's pipe would stay open here
-            if mine is not None:
-                self.pipes[low + high - self.rank] = mine
-        threads.processes_at_work = self.at_work
+        threads.processes_at_work = lambda: self.size - int(sum(self.waiting[:]))
+        try:
+            yield
+        finally:
+            threads.processes_at_work = lambda: 1
+            for pipe in self.pipes.values():
+                pipe.close()
 
-    def owner(self, place: int) -> int:
-        """The rank for the item at this place: 0 1 1 0 0 1 ..., so that a long first item gets a short second one."""
+    def owner(self, item: Any, place: int) -> int:
+        """The rank that trains the item; else, by place, 0 1 1 0 0 1 ...: a long first item gets a short second one."""
         row, column = divmod(place, self.size)
-        return self.size - 1 - column if row % 2 else column
-
-    def at_work(self) -> int:
-        """How many of the processes are not waiting now."""
-        return self.size - int(sum(self.waiting[:]))
+        return self.owners.get(getattr(item, "name", ""), self.size - 1 - column if row % 2 else column)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        items = list(items)
-        return self._share(function, items, [self._owner(item, i) for i, item in enumerate(items)])
+        items, mine = list(items), dict[int, tuple[Any, Exception | None]]()
+        for i, item in enumerate(items):
+            if self.owner(item, i) == self.rank:
+                try:
+                    mine[i] = function(item), None
+                except Exception as problem:
+                    mine[i] = None, _portable(problem)
+        outcomes = sorted((mine | self._exchange(mine)).items())
+        for _, (_, error) in outcomes:
+            if error is not None:
+                raise error
+        return [result for _, (result, _) in outcomes]
 
     def train(self, function: Callable[[M], Result], members: Sequence[M]) -> dict[str, Result]:
         for i, member in enumerate(members):
-            self.owners.setdefault(member.name, self.owner(i))
+            self.owners.setdefault(member.name, self.owner(None, i))
         results = {member.name: result for member, result in zip(members, self.map(function, members))}
         for member in members:
             rank = self.owners[member.name]
@@ -124,29 +137,10 @@ class Processes(Team):
 
     def fetch(self, members: Sequence[M]) -> None:
         old = [member for member in members if member.name in self.owners]
-        states = self.map(lambda member: member.state(), old)
-        for member, state in zip(old, states):
+        for member, state in zip(old, self.map(lambda member: member.state(), old)):
             if isinstance(member.network, Elsewhere):
                 member.network = member.network._network
                 member.set_state(state)
-
-    def _owner(self, item: Any, place: int) -> int:
-        return self.owners.get(getattr(item, "name", ""), self.owner(place))
-
-    def _share(self, function: Callable[[Any], Any], items: list[Any], ranks: list[int]) -> list[Any]:
-        mine: dict[int, Any] = {}
-        for i in range(len(items)):
-            if ranks[i] != self.rank:
-                continue
-            try:
-                mine[i] = True, function(items[i])
-            except Exception as problem:
-                mine[i] = False, _portable(problem)
-        results = mine | self._exchange(mine)
-        for i in range(len(items)):
-            if not results[i][0]:
-                raise results[i][1]
-        return [results[i][1] for i in range(len(items))]
 
     def _exchange(self, mine: dict[int, Any]) -> dict[int, Any]:
         """Send this process's results to every other one, and receive theirs."""
@@ -168,11 +162,6 @@ class Processes(Team):
             self.waiting[self.rank] = 0
         return others
 
-    def close(self) -> None:
-        threads.processes_at_work = lambda: 1
-        for pipe in self.pipes.values():
-            pipe.close()
-
 
 def in_processes(work: Callable[[Team], Result], count: int) -> Result:
     """Run work(team) in `count` processes at once; returns or raises here what it does in the first of them.
@@ -180,48 +169,42 @@ def in_processes(work: Callable[[Team], Result], count: int) -> Result:
     There are no more processes than cores. One process does everything where there is no fork as on Linux, and where
     this process belongs to a team or to a multiprocessing pool already.
     """
-    global _in_a_team
+    global _leads_a_team
     count = min(count, threads.cores())
-    if count < 2 or _in_a_team or multiprocessing.current_process().daemon or sys.platform != "linux":
+    if count < 2 or _leads_a_team or multiprocessing.current_process().daemon or sys.platform != "linux":
         return work(ALONE)
     context = multiprocessing.get_context("fork")
     pipes = {pair: context.Pipe() for pair in combinations(range(count), 2)}
     waiting = mmap.mmap(-1, count)  # shared by all: is this process waiting for the others?
-    others = [
-        context.Process(target=_work_along, args=(Processes(rank, waiting), pipes, work), daemon=True)
-        for rank in range(1, count)
-    ]
-    team, started, finished = Processes(0, waiting), [], False
+    teams = [Processes(rank, waiting) for rank in range(count)]
+    others = [context.Process(target=_work_along, args=(team, pipes, work), daemon=True) for team in teams[1:]]
+    finished = False
     try:
         with warnings.catch_warnings():  # Python 3.12 warns of a fork beside threads; ours only wait
             warnings.simplefilter("ignore", DeprecationWarning)
             for process in others:
                 process.start()
-                started.append(process)
-        _in_a_team = True
-        team.connect(pipes)
-        with one_blas_thread():
-            result = work(team)
+        _leads_a_team = True
+        with teams[0].connected(pipes), one_blas_thread:
+            result = work(teams[0])
         finished = True
         return result
     finally:
-        _in_a_team = False
-        team.close()
-        for process in started:
-            if not finished:
-                process.terminate()
-            process.join()
+        _leads_a_team = False
+        for process in others:
+            if process.pid is not None:  # it was started
+                if not finished:
+                    process.terminate()
+                process.join()
 
 
 def _work_along(team: Processes, pipes: Any, work: Callable[[Team], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process answers Ctrl-C
-    global _in_a_team
-    _in_a_team = True
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    team.connect(pipes)
-    with suppress(BaseException), one_blas_thread():  # the first process has the same error, or has gone
+    # an error is one that the first process has as well, or the first process has gone
+    with suppress(BaseException), team.connected(pipes), one_blas_thread:
         work(team)
 
 

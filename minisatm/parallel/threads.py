@@ -11,10 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TypeVar
 
-from . import blas
+from .blas import one_blas_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,9 +31,7 @@ processes_at_work: Callable[[], int] = lambda: 1  # processes.py replaces it: ea
 
 def shares(parts: Sequence[Item]) -> list[Sequence[Item]]:
     """Cut a list into equal consecutive pieces, one for each core; fewer where the list is shorter."""
-    if len(parts) < 2:
-        return [parts]
-    count = min(cores(), len(parts))
+    count = max(1, min(cores(), len(parts)))
     ends = [len(parts) * i // count for i in range(count + 1)]
     return [parts[a:b] for a, b in zip(ends, ends[1:])]
 
@@ -43,24 +42,22 @@ def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> list[
     Items must not share anything that function changes. All items are done when this returns or raises the first error.
     """
     items = list(items)
-    with blas.one_blas_thread():
+    with one_blas_thread:
         helpers = _helpers.reserve(len(items) - 1)
         if not helpers:
             return [function(item) for item in items]
         left, results, problems = deque(enumerate(items)), dict[int, Result](), dict[int, BaseException]()
 
         def work() -> None:
-            while True:
-                try:
+            with suppress(IndexError):  # nothing is left
+                while True:
                     i, item = left.popleft()
-                except IndexError:
-                    return
-                try:
-                    results[i] = function(item)
-                except BaseException as problem:
-                    problems[i] = problem
-                    if not isinstance(problem, Exception):
-                        left.clear()  # Ctrl-C: begin nothing more
+                    try:
+                        results[i] = function(item)
+                    except BaseException as problem:
+                        problems[i] = problem
+                        if not isinstance(problem, Exception):
+                            left.clear()  # Ctrl-C: begin nothing more
 
         # Each in a copy of the caller's context variables: NumPy keeps errstate there.
         futures = [_helpers.pool.submit(copy_context().run, work) for _ in range(helpers)]
@@ -82,13 +79,14 @@ class _Helpers:
     """Threads that wait for work. Never more of them work than there are other cores."""
 
     def __init__(self) -> None:
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
         self.lock, self.busy = threading.Lock(), 0
         self.pool = ThreadPoolExecutor(1024, "minisatm-helper")  # it starts a thread only when none is free
 
     def reserve(self, wanted: int) -> int:
         """Reserve up to `wanted` free cores, perhaps none."""
-        if wanted < 1:
-            return 0
         with self.lock:
             count = max(0, min(wanted, cores() - processes_at_work() - self.busy))
             self.busy += count
@@ -102,12 +100,6 @@ class _Helpers:
 _helpers = _Helpers()
 
 
-def _start_afresh() -> None:
-    """A forked child has none of its parent's threads."""
-    global _helpers
-    _helpers = _Helpers()
-    blas.start_afresh()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_helpers.start_afresh)
+    os.register_at_fork(after_in_child=one_blas_thread.start_afresh)

@@ -6,7 +6,8 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..errors import InputError
 from ..models import files
 from ..models.network import Network
 from ..parallel import ALONE, Team
+from ..results.tables import cells
 from ..satm import Learner
 
 # The columns of log.csv and epochs.csv for each network; OWN_TERMS are those of one method.
@@ -22,18 +24,29 @@ OWN_TERMS = {"cascade": ("embedding",), "penalty": ("penalty",)}
 EPOCH_TERMS = ("train_clean", "train_adversarial", "validation_clean", "validation_adversarial", "validation_loss")
 
 
+@dataclass
+class Position:
+    """Where a run stands: `iteration` steps of this phase are done.
+
+    best: the lowest validation loss of the phase, after best_at steps. worse: the evaluations since then.
+    """
+
+    phase: str
+    iteration: int = 0
+    best: float | None = None
+    best_at: int = -1
+    worse: int = 0
+
+
+@dataclass
 class RunFolder:
     """runs/<name>/ with config.json, log.csv, epochs.csv, last.h5, best.h5, networks/, tables/ and figures/.
 
     Several processes may hold the same folder. It writes in the one that leads its team; in the others it does nothing.
     """
 
-    def __init__(self, path: Path, team: Team = ALONE) -> None:
-        self.path, self.team = path, team
-
-    def seen_by(self, team: Team) -> RunFolder:
-        """The same folder for one process of this team."""
-        return RunFolder(self.path, team)
+    path: Path
+    team: Team = ALONE
 
     @classmethod
     def create(cls, path: Path, settings: Any, names: Sequence[str]) -> RunFolder:
@@ -43,11 +56,9 @@ class RunFolder:
             (path / part).mkdir(parents=True, exist_ok=True)
         settings.save(path / "config.json")
         run = cls(path)
-        columns, terms = ["phase", "iteration", "seconds"], (*LOSS_TERMS, *OWN_TERMS.get(settings.method, ()))
-        run._write("log.csv", [[*columns, *(f"{name}.{t}" for name in names for t in terms)]])
-        run._write(
-            "epochs.csv", [["phase", "iteration", "epoch", *(f"{name}.{t}" for name in names for t in EPOCH_TERMS)]]
-        )
+        log_terms = (*LOSS_TERMS, *OWN_TERMS.get(settings.method, ()))
+        for file, third, terms in (("log.csv", "seconds", log_terms), ("epochs.csv", "epoch", EPOCH_TERMS)):
+            run._write(file, [["phase", "iteration", third, *(f"{name}.{t}" for name in names for t in terms)]])
         return run
 
     @staticmethod
@@ -67,32 +78,27 @@ class RunFolder:
         """Add a row to a CSV file; columns that the row does not have stay empty."""
         with open(self.path / file, newline="") as f:
             header = next(csv.reader(f))
-        self._write(file, [[_text(row.get(column)) for column in header]], "a")
+        values = cells(row)
+        self._write(file, [[values.get(column, "") for column in header]], "a")
 
-    def forget_after(self, phases: Sequence[str], phase: str, iteration: int) -> None:
-        """Delete the rows that a resumed run writes again: of `phase` from `iteration` on, and of later phases."""
+    def forget_after(self, position: Position, phases: Iterable[str]) -> None:
+        """Delete the rows that a run resumed at this position writes again: those of later steps and phases."""
         order = {name: k for k, name in enumerate(phases)}
+        first = order[position.phase], position.iteration
         for file in ("log.csv", "epochs.csv"):
+            path = self.path / file
             try:
-                with open(self.path / file, newline="") as f:
+                with open(path, newline="") as f:
                     header, *rows = csv.reader(f)
             except (OSError, ValueError) as problem:
-                raise InputError(
-                    f"{self.path / file} cannot be read ({problem}): start again with another --out."
-                ) from problem
+                raise InputError(f"{path} cannot be read ({problem}): start again with another --out.") from problem
             whole = [r for r in rows if len(r) == len(header) and r[0] in order]  # a power cut may leave half a row
-            kept = [r for r in whole if (order[r[0]], int(r[1])) < (order[phase], iteration)]
-            self._write(file, [header, *kept])
+            self._write(file, [header, *(r for r in whole if (order[r[0]], int(r[1])) < first)])
 
     def _write(self, file: str, rows: list[list[str]], mode: str = "w") -> None:
-        if not self.team.leads:
-            return
-        with open(self.path / file, mode, newline="") as f:
-            csv.writer(f).writerows(rows)
-
-    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write tables/<name>.csv; the columns are those of the first row."""
-        self._write(f"tables/{name}.csv", [list(rows[0]), *([_text(v) for v in row.values()] for row in rows)])
+        if self.team.leads:
+            with open(self.path / file, mode, newline="") as f:
+                csv.writer(f).writerows(rows)
 
     def network_file(self, method: str, name: str) -> Path:
         """Where the network of this name is after this method."""
@@ -103,41 +109,33 @@ class RunFolder:
             for name, network in networks.items():
                 network.save(str(self.network_file(method, name)))
 
-    def save_checkpoint(self, learners: Sequence[Learner], position: dict[str, Any]) -> None:
+    def save_checkpoint(self, learners: Sequence[Learner], position: Position) -> None:
         """Write everything that the learners carry, and the run's position, to last.h5."""
-        if not self.team.leads:
-            return
 
         def fill(h5: Any) -> None:
-            h5.attrs["position"] = json.dumps(position)
+            h5.attrs["position"] = json.dumps(asdict(position))
             for learner in learners:
-                for part, owner in learner.parts().items():
-                    files.write_arrays(h5.create_group(f"{learner.name}/{part}"), owner.state())
+                for part, state in learner.state().items():
+                    files.write_arrays(h5.create_group(f"{learner.name}/{part}"), state)
 
-        files.write_atomically(self.path / "last.h5", fill)
+        if self.team.leads:
+            files.write_atomically(self.path / "last.h5", fill)
 
     def keep_as_best(self) -> None:
         """Copy last.h5 to best.h5."""
-        if not self.team.leads:
-            return
-        part = self.path / "best.h5.part"
-        shutil.copyfile(self.path / "last.h5", part)
-        os.replace(part, self.path / "best.h5")
+        if self.team.leads:
+            part = shutil.copyfile(self.path / "last.h5", self.path / "best.h5.part")
+            os.replace(part, self.path / "best.h5")
 
-    def position(self) -> dict[str, Any]:
-        """The position of the run in last.h5: {"phase", "iteration", "best", "best_at", "worse"}."""
+    def position(self) -> Position:
+        """The position of the run in last.h5."""
         if not (self.path / "last.h5").is_file():
             raise InputError(f"{self.path} has no checkpoint yet (last.h5): start the run again with another --out.")
         with files.open_h5(self.path / "last.h5") as h5:
-            return dict(json.loads(h5.attrs["position"]))
+            return Position(**json.loads(h5.attrs["position"]))
 
     def load_checkpoint(self, file: str, learners: Sequence[Learner]) -> None:
         """Give the learners everything that last.h5 or best.h5 holds of them."""
         with files.open_h5(self.path / file) as h5:
             for learner in learners:
-                for part, owner in learner.parts().items():
-                    owner.set_state(files.read_arrays(h5[f"{learner.name}/{part}"]))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+                learner.set_state({part: files.read_arrays(h5[f"{learner.name}/{part}"]) for part in learner.parts()})

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
+
+from ..backend import placed
 from ..errors import InputError
+from ..satm import Learner, Rules, examples, learn_from
+
+
+def check_a_step(
+    learners: Sequence[Learner], rules: Rules, shape: tuple[int, int, int], batch: int, *, crafting: int,
+    adversarial: Collection[str], copies: int,
+) -> None:  # fmt: skip
+    """Try out the most that a run will ask of the GPU's memory; raises the InputError of `check`.
+
+    The learners (throw-away ones: they change) craft from `crafting` batches of images (H, W, C) at once, then learn
+    from one batch, those named in `adversarial` from examples too. So many copies of their weights are kept.
+    """
+
+    def step(count: int) -> None:
+        kept = [a.copy() for _ in range(copies) for k in learners for a in k.network.state().values()]
+        x, y = placed(np.zeros((crafting * count, *shape), np.float32), "cupy"), np.zeros(crafting * count, np.int64)
+        for learner in learners:
+            examples(learner, x, y, rules, 0)
+        x, y = x[:count].copy(), y[:count]
+        crafted = [examples(k, x, y, rules, 0) if k.name in adversarial else None for k in learners]
+        for learner, x_adv in zip(learners, crafted):
+            learn_from(learner, x, y, x_adv, rules, 0)
+        del kept
+
+    check(step, batch, f"a step with {shape[0]}x{shape[1]} images")
 
 
 def check(step: Callable[[int], Any], batch: int, what: str) -> None:
@@ -19,15 +48,16 @@ def check(step: Callable[[int], Any], batch: int, what: str) -> None:
     while fits > 1 and most is None:
         fits //= 2
         most = _peak(step, fits)
-    have = _room()
+    pool = _emptied_pool()
+    free, _ = importlib.import_module("cupy").cuda.runtime.memGetInfo()
+    have = int(pool.get_limit() or free + pool.total_bytes())  # what this process could have
     if most is None:
         raise InputError(
             f"{what} does not fit the GPU even with --batch 1 ({size(have)} of memory): use a smaller --size "
             "or --width."
         )
     less = _peak(step, fits // 2) if fits > 1 else None
-    each = (most - less) / (fits - fits // 2) if less is not None else most  # with one image alone: at most that
-    each = max(each, 1.0)
+    each = max(1.0, most if less is None else (most - less) / (fits - fits // 2))  # where one image fits: at most that
     need = most + each * (batch - fits)
     fitting = min(batch - 1, fits + max(0, int((have - most) / each)))
     while fitting > fits and _peak(step, fitting) is None:
@@ -46,10 +76,7 @@ def size(count: float) -> str:
 
 def _peak(step: Callable[[int], Any], batch: int) -> int | None:
     """The bytes that CuPy's pool grew to, None where they could not be had."""
-    import cupy
-
-    pool = cupy.get_default_memory_pool()
-    pool.free_all_blocks()
+    pool = _emptied_pool()
     try:
         step(batch)
     except MemoryError:
@@ -57,11 +84,7 @@ def _peak(step: Callable[[int], Any], batch: int) -> int | None:
     return int(pool.total_bytes())
 
 
-def _room() -> int:
-    """Bytes that this process could have."""
-    import cupy
-
-    pool = cupy.get_default_memory_pool()
+def _emptied_pool() -> Any:
+    pool = importlib.import_module("cupy").get_default_memory_pool()
     pool.free_all_blocks()
-    free, _ = cupy.cuda.runtime.memGetInfo()
-    return int(pool.get_limit() or free + pool.total_bytes())
+    return pool

@@ -11,36 +11,25 @@ from ..defences import training
 from ..parallel import ALONE, Team
 from ..satm import Learner, Monitor, Rules
 
-PLANS = {
-    "compare": ("clean", "control", "ensemble", "satm"),
-    "clean": ("clean",),
-    "standard": ("clean", "standard"),
-    "ensemble": ("clean", "ensemble"),
-    "cascade": ("clean", "standard", "cascade"),
-    "satm": ("clean", "satm"),
-    "distillation": ("clean", "teacher", "distillation"),
-    "penalty": ("clean", "penalty"),
-}
+PLANS: dict[str, tuple[str, ...]] = {
+    "compare": ("clean", "control", "ensemble", "satm"), "clean": ("clean",), "standard": ("clean", "standard"),
+    "ensemble": ("clean", "ensemble"), "cascade": ("clean", "standard", "cascade"), "satm": ("clean", "satm"),
+    "distillation": ("clean", "teacher", "distillation"), "penalty": ("clean", "penalty"),
+}  # fmt: skip
 ADVERSARIAL = ("standard", "ensemble", "cascade", "satm")  # half of a batch is adversarial
 WITH_DOMAIN = ("ensemble", "satm")
 # The static networks of a phase, which craft or teach but do not learn, are those at the end of this earlier phase.
 STATIC = {"ensemble": "undefended", "cascade": "standard", "distillation": "teacher"}
 # The settings that only this phase reads.
-OWN_SETTINGS = {
-    "cascade": ("r_embedding",), "teacher": ("temperature",), "distillation": ("temperature",),
-    "penalty": ("r_penalty",),
-}  # fmt: skip
+OWN_SETTINGS = {"cascade": ("r_embedding",), "penalty": ("r_penalty",)}
+OWN_SETTINGS |= dict.fromkeys(("teacher", "distillation"), ("temperature",))
 
-ALONE_LOOPS: dict[str, Callable[..., None]] = {
-    **dict.fromkeys(("clean", "control", "teacher"), training.train_clean),
-    "standard": training.train_standard,
-    "penalty": training.train_with_penalty,
-    "satm": satm.train,
-}
-LOOPS_WITH_SOURCES: dict[str, Callable[..., None]] = {
-    "ensemble": training.train_ensemble,
-    "cascade": training.train_cascade,
-}
+Loops = dict[str, Callable[..., None]]
+ALONE_LOOPS: Loops = {
+    **dict.fromkeys(("clean", "control", "teacher"), training.train_clean), "standard": training.train_standard,
+    "penalty": training.train_with_penalty, "satm": satm.train,
+}  # fmt: skip
+LOOPS_WITH_SOURCES: Loops = {"ensemble": training.train_ensemble, "cascade": training.train_cascade}
 
 
 def own_settings(phase: str, settings: Any) -> dict[str, Any]:
@@ -56,15 +45,13 @@ def train(
 
     own: what `own_settings` gives for this phase.
     """
-    if phase in ALONE_LOOPS:
-        ALONE_LOOPS[phase](learners, rules, monitor, team, **own)
+    if phase in LOOPS_WITH_SOURCES:
+        sources = [[s for s in static if s.name != k.name] + [k] * own_examples for k in learners]
+        LOOPS_WITH_SOURCES[phase](learners, sources, rules, monitor, team, **own)
     elif phase == "distillation":
         training.train_distilled(learners, static, rules, monitor, team, **own)
     else:
-        others = [[s for s in static if s.name != learner.name] for learner in learners]
-        itself = [[learner] if own_examples else [] for learner in learners]
-        sources = [a + b for a, b in zip(others, itself)]
-        LOOPS_WITH_SOURCES[phase](learners, sources, rules, monitor, team, **own)
+        ALONE_LOOPS[phase](learners, rules, monitor, team, **own)
 
 
 def validation_loss(phase: str, own: dict[str, Any]) -> Callable[..., Any]:
