@@ -73,8 +73,8 @@ class Dataset:
 
         The test part is `fold` where there are folds; else the published test set; else a random fifth, balanced over
         the classes if no subjects are known. validation: the share of the other images, or in the last case of all
-        images (70/10/20), drawn by subject where there are subjects. No subject is in two parts, and where parts are drawn
-        no exact copy either.
+        images (70/10/20), drawn by subject where there are subjects. No subject is in two parts; nor are exact copies
+        of an image, where parts are drawn.
         Raises InputError for a fold that does not exist, and when a part would be empty.
         """
         if not 0 <= validation < 1:
@@ -105,7 +105,10 @@ class Dataset:
             subjects, counts = np.unique(whose, return_counts=True)
             order = rng.permutation(len(subjects))
             middle = np.cumsum(counts[order]) - counts[order] / 2  # rounds: a subject more than half inside is taken
-            chosen[among] = np.isin(whose, subjects[order[middle < share * counts.sum()]])
+            inside = middle < share * counts.sum()
+            if share > 0 and len(subjects) > 1 and not inside.any():
+                inside[np.argmin(counts[order])] = True  # few subjects: one rather than none
+            chosen[among] = np.isin(whose, subjects[order[inside]])
         else:
             for label in range(len(self.classes)):
                 members = rng.permutation(np.flatnonzero(among & (self.labels == label)))
