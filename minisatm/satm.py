@@ -16,6 +16,7 @@ from . import ops
 from .attacks import craft
 from .backend import array_module, scalar
 from .domain import DomainClassifier
+from .inputs import python_number
 from .layers import seed_dropout
 from .models.network import Network
 from .optim import Optimiser
@@ -74,6 +75,10 @@ class Rules:
     clip: float | None = None
     seed: int = 0
     schedule: Callable[[int], float] = lambda iteration: 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, python_number(value))
 
 
 class Monitor(Protocol):

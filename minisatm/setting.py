@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import InputError
+from .inputs import check_choice
 from .units import epsilon_text
 
 OURS = "our choice"  # the paper leaves the value open
@@ -101,11 +102,6 @@ def declared(settings: type) -> dict[str, Setting]:
     """{name: declaration} of a dataclass whose fields are made by `setting`."""
     types = get_type_hints(settings)
     return {f.name: replace(f.metadata["setting"], name=f.name, type=types[f.name]) for f in fields(settings)}
-
-
-def check_choice(what: str, value: Any, known: Sequence[Any]) -> None:
-    if value not in known:
-        raise InputError(f"unknown {what} {value!r}: choose {', '.join(map(str, known))}.")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import InputError
+from ..inputs import check_choice
 from .batches import Batches
 from .dataset import Dataset, Split
 
@@ -21,8 +22,7 @@ def load(name: str, directory: str | Path, *, labels: str = "strict") -> Dataset
     labels: which of Adience's labels are used (strict, strict+fix or mapped, see adience.group_of). Raises InputError
     for an unknown name, a missing directory, and missing or damaged files.
     """
-    if name not in NAMES:
-        raise InputError(f"data {name!r} is not known: choose {', '.join(NAMES)}.")
+    check_choice("data", name, NAMES)
     if not Path(directory).is_dir():
         todo = "make it with `python -m minisatm.data.faces DIR`" if name == "faces" else "check the path"
         raise InputError(f"{directory} is not a directory, and {name} is read from one: {todo}.")

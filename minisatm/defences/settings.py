@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..inputs import PythonNumbers
 from ..setting import OURS, setting
 
 RELATIVES = "relatives of SATM"
 
 
 @dataclass
-class RelativeSettings:
+class RelativeSettings(PythonNumbers):
     # fmt: off
     own_examples: bool = setting(False, "a network also learns from the examples that it crafts itself", RELATIVES,
         of=("ensemble", "cascade"), source="Tramer et al. 2018: on")

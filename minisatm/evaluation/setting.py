@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..attacks import ATTACKS, craft, rounded
+from ..attacks.arguments import ForEachImage
+from ..inputs import python_number
 from ..streams import stream
 from ..units import epsilon_text
 
@@ -27,6 +29,10 @@ class AttackSetting:
     epsilon: float
     alpha: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, python_number(value))
 
     def __call__(self, network: Any, x: Array, y: Array, *, rng: Any = None, **noise: Array) -> Array:
         """Adversarial x, (N, H, W, C), as the attack returns it."""
@@ -82,21 +88,10 @@ def examples(
     if attack.takes("rng"):
         generators = [stream(seed, "examples", source, setting.attack, int(place)) for place in places]
         if attack.draw is None:
-            drawn["rng"] = _ForEachImage(generators)
+            drawn["rng"] = ForEachImage(generators)
         else:
             image = np.empty((1, *x.shape[1:]), x.dtype)  # in main memory: the noise is sent to a GPU once, not N times
             wanted = {k: v for k, v in (attack.defaults | setting.options).items() if k in ("restarts", "norm")}
             drawn["noise"] = np.concatenate([attack.draw(image, rng=rng, **wanted) for rng in generators])
     x_adv = setting(network, x, y, **drawn)
     return x_adv, setting.rounded(x_adv, x)
-
-
-class _ForEachImage:
-    """Given as rng to an attack that spawns a generator for each image, such as `square`."""
-
-    def __init__(self, generators: list[np.random.Generator]) -> None:
-        self.generators = generators
-
-    def spawn(self, count: int) -> list[np.random.Generator]:
-        assert count == len(self.generators), f"{count} generators for {len(self.generators)} images"
-        return self.generators

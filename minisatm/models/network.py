@@ -8,6 +8,7 @@ from typing import Any
 
 from ..backend import on_gpu, placed
 from ..errors import InputError
+from ..inputs import check_pixels
 from ..layers import Linear, Module, Normalize
 from ..parallel import one_blas_thread
 from ..tape import no_grad
@@ -52,7 +53,9 @@ class Network(Module):
                 f"{self.definition['name']} was built for images of {size}x{size}x{channels}, got an array of shape "
                 f"{x.shape}; build it with size={x.shape[1] if x.ndim == 4 else '...'} or resize the images."
             )
-        if on_gpu(x.data) != on_gpu(getattr(self, self.top).weight.data):
+        weights = getattr(self, self.top).weight.data
+        check_pixels(x, weights)
+        if on_gpu(x.data) != on_gpu(weights):
             here, there = ("cupy", "numpy") if on_gpu(x.data) else ("numpy", "cupy")
             raise InputError(
                 f"the images are a {here} array and the weights of {self.definition['name']} are {there}'s: move one "

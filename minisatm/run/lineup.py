@@ -10,6 +10,7 @@ from typing import Any
 from .. import data, models
 from ..errors import InputError
 from ..evaluation.matrix import Entry
+from ..inputs import did_you_mean
 from ..models import files
 from ..models.network import Network
 from ..results import tables
@@ -53,8 +54,10 @@ def _chosen(run: Path, wanted: str) -> list[Entry]:
         )
     chosen = [e for e in known if wanted in ("", e.method, e.name, f"{e.method}/{e.name}")]
     if not chosen:
-        names = ", ".join(f"{e.method}/{e.name}" for e in known)
-        raise InputError(f"{run} has no network {wanted!r}: it has {names} (a method or a name alone takes several).")
+        names = [f"{e.method}/{e.name}" for e in known]
+        near = did_you_mean(wanted, dict.fromkeys([*(e.name for e in known), *(e.method for e in known), *names]))
+        has = f"it has {', '.join(names)} (a method or a name alone takes several)"
+        raise InputError(f"{run} has no network {wanted!r}{near}: {has}.")
     return chosen
 
 

@@ -15,8 +15,9 @@ from ..attacks import ATTACKS, resolve_alpha
 from ..defences.settings import RELATIVES, RelativeSettings
 from ..domain import DOMAINS
 from ..errors import InputError
+from ..inputs import check_choice, did_you_mean
 from ..optim import OPTIMISERS
-from ..setting import OURS, PIXELS, Setting, check_choice, declared, setting
+from ..setting import OURS, PIXELS, Setting, declared, setting
 from .phases import PLANS
 
 RUN, NETWORKS, DATA, LOSSES, TRAINING = "the run", "networks", "data", "attack and losses", "optimisation"
@@ -200,7 +201,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not hold settings by name: give a config.json of a run.")
     known = declared(Settings)
     if unknown := sorted(set(values) - set(known)):
-        raise InputError(f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}.")
+        named = ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown)
+        raise InputError(f"{path} has unknown settings {named}: known are {', '.join(sorted(known))}.")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
