@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .inputs import did_you_mean, unknown
 from .units import fraction
 
 
@@ -14,7 +16,7 @@ def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError as problem:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from problem
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, write it like 1000") from problem
 
 
 def number(text: str) -> float:
@@ -36,7 +38,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def boolean(text: str) -> bool:
     if text not in ("on", "off"):
-        raise argparse.ArgumentTypeError(f"{text!r}: choose on or off")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
     return text == "on"
 
 
@@ -54,7 +56,37 @@ READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong with an option in one sentence, without the whole usage before it."""
+    """A parser that says what is wrong with an option in one sentence, without the whole usage before it.
+
+    An option is written in full and given once, so that nobody has to guess which value counts.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", int, whole)
+        self.register("type", float, number)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        words = [str(word) for word in (sys.argv[1:] if args is None else args)]
+        before_files = words[: words.index("--")] if "--" in words else words
+        given = [word.partition("=")[0] for word in before_files if word.startswith("--")]
+        known = sorted(option for action in self._actions for option in action.option_strings)
+        for option in given:
+            if option not in known:
+                self.error(f"there is no option {option}{did_you_mean(option, known)}")
+            if given.count(option) > 1:
+                self.error(f"{option} is given {given.count(option)} times, give it once")
+        parsed, left = super().parse_known_args(words, namespace)
+        if left:
+            near = did_you_mean(f"--{left[0].lstrip('-')}", known) if left[0].startswith("-") else ""
+            self.error(f"{left[0]} is neither an option nor the value of one{near}")
+        return parsed, left
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = action.dest.replace("_", " ")
+            raise argparse.ArgumentError(None, unknown(what, value, action.choices).removesuffix("."))
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace("expected one argument", "give it a value (with = where the value begins with -)")
         self.exit(2, f"error: {message}; see --help.\n")

@@ -34,9 +34,16 @@ class PythonNumbers:
         super().__setattr__(name, value if name in self.buffer_names else python_number(value))
 
 
+def listed(names: Iterable[Any], link: str) -> str:
+    """ "a, b and c", where the link is "and"."""
+    *others, last = map(str, names)
+    return f"{', '.join(others)} {link} {last}" if others else last
+
+
 def nearest(name: Any, known: Iterable[Any]) -> list[str]:
     """The known names that begin with this one, or else the one that is most like it; case does not matter."""
-    if not isinstance(name, str) or not name.strip("-_ "):
+    known = tuple(known)
+    if not isinstance(name, str) or not name.strip("-_ ") or name in known:
         return []
     by_lower, name = {str(k).lower(): str(k) for k in known}, name.lower()
     longer = [k for k in by_lower if k.startswith(name)]
@@ -46,7 +53,7 @@ def nearest(name: Any, known: Iterable[Any]) -> list[str]:
 def did_you_mean(name: Any, known: Iterable[Any]) -> str:
     """The words (did you mean vgg16?), or nothing where no known name is near."""
     near = nearest(name, known)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    return f" (did you mean {listed(near, 'or')}?)" if near else ""
 
 
 def unknown(what: str, name: Any, known: Iterable[Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backend import on_gpu
 from ..errors import InputError
-from ..inputs import check_pixels, did_you_mean, python_number
+from ..inputs import check_pixels, did_you_mean, listed, python_number
 from ..layers import Module
 from ..tensor import Tensor
 
@@ -126,8 +126,8 @@ def check_options(attack: str, x: Array, options: dict[str, Any], defaults: dict
     options = defaults | options
     for name, value in options.items():
         if name in CHOICES and value not in CHOICES[name]:
-            near, (*others, last) = did_you_mean(value, CHOICES[name]), CHOICES[name]
-            raise InputError(f"{name} {value!r}{near}: choose {', '.join(others)} or {last}.")
+            near, known = did_you_mean(value, CHOICES[name]), listed(CHOICES[name], "or")
+            raise InputError(f"{name} {value!r}{near}: choose {known}.")
         if name in COUNTS and (type(value) is not int or value < 1):
             raise InputError(f"{name} {value!r} must be a whole number from 1 up.")
         if name in NUMBERS and type(value) not in (int, float) and not (value is None and defaults[name] is None):

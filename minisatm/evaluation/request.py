@@ -49,6 +49,8 @@ def settings_of(
     if not sizes:
         raise InputError("--epsilon is empty: give one or several, like --epsilon 16/256,32/256.")
     random_part = size_of("--alpha", alpha) if alpha is not None else own.alpha if epsilons is None else None
+    if epsilons is not None and not any(ATTACKS[name].takes("epsilon") for name in names):
+        raise InputError(f"--epsilon has no effect: {', '.join(names)} has no epsilon, so leave it out.")
     settings = []
     for name in dict.fromkeys(names):
         attack, chosen = ATTACKS[name], own_options(name, options)
