@@ -58,7 +58,7 @@ READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong with an option in one sentence, without the whole usage before it.
 
-    An option is written in full and given once, so that nobody has to guess which value counts.
+    An option is written in full. Of an option that is given twice the last value counts, and a line says so.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -68,24 +68,27 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         words = [str(word) for word in (sys.argv[1:] if args is None else args)]
-        before_files = words[: words.index("--")] if "--" in words else words
-        given = [word.partition("=")[0] for word in before_files if word.startswith("--")]
-        known = sorted(option for action in self._actions for option in action.option_strings)
-        for option in given:
-            if option not in known:
-                self.error(f"there is no option {option}{did_you_mean(option, known)}")
-            if given.count(option) > 1:
-                self.error(f"{option} is given {given.count(option)} times, give it once")
+        options = {option: action for action in self._actions for option in action.option_strings}
+        last: dict[str, str] = {}  # option -> how it was last given
+        for k, word in enumerate(words[: words.index("--")] if "--" in words else words):
+            option, equals, _ = word.partition("=")
+            if not word.startswith("--"):
+                continue
+            if option not in options:
+                self.error(f"there is no option {option}{did_you_mean(option, options)}")
+            given = word if equals else " ".join(words[k : k + 2])
+            if option in last and options[option].nargs != 0:
+                print(f"note      {option} is given more than once: {given} counts, not {last[option]}")
+            last[option] = given
         parsed, left = super().parse_known_args(words, namespace)
         if left:
-            near = did_you_mean(f"--{left[0].lstrip('-')}", known) if left[0].startswith("-") else ""
-            self.error(f"{left[0]} is neither an option nor the value of one{near}")
+            self.error(f"{left[0]} is neither an option nor the value of one{did_you_mean(left[0], options)}")
         return parsed, left
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             what = action.dest.replace("_", " ")
-            raise argparse.ArgumentError(None, unknown(what, value, action.choices).removesuffix("."))
+            raise argparse.ArgumentError(action, unknown(what, value, action.choices).removesuffix("."))
 
     def error(self, message: str) -> NoReturn:
         message = message.replace("expected one argument", "give it a value (with = where the value begins with -)")

@@ -59,7 +59,7 @@ def did_you_mean(name: Any, known: Iterable[Any]) -> str:
 def unknown(what: str, name: Any, known: Iterable[Any]) -> str:
     """The sentence about a name that is none of the known ones."""
     known = tuple(known)
-    return f"unknown {what} {name!r}{did_you_mean(name, known)}: choose {', '.join(map(str, known))}."
+    return f"unknown {what} {name!r}: choose {', '.join(map(str, known))}{did_you_mean(name, known)}."
 
 
 def check_choice(what: str, name: Any, known: Iterable[Any]) -> None:

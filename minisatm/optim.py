@@ -39,7 +39,7 @@ class Optimiser(PythonNumbers):
         if not updates:
             return 0.0
         k = kernels(updates[0][0].data)
-        rate, clip = python_number(self.learning_rate * factor), python_number(clip)
+        rate, clip = self.learning_rate * python_number(factor), python_number(clip)
         norm, scale = k.clip_by_norm([weight.grad for weight, _ in updates], clip)
         for weight, slots in updates:
             self.update(k, weight.data, weight.grad, *slots, scale=scale, rate=rate)

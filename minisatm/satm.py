@@ -156,7 +156,7 @@ def descend(learner: Learner, loss: Callable[[], tuple[Tensor, Losses]], rules: 
         total, terms = loss()
         # g = 1, but NaN for a loss that is not finite: then every gradient is NaN, and the optimiser moves no weight.
         total.backward(total.data * 0 + 1)
-        factor = rules.schedule(iteration)
+        factor = python_number(rules.schedule(iteration))
         terms["learning_rate"] = learner.optimiser.learning_rate * factor
         terms["gradient_norm"] = learner.optimiser.step(factor, rules.clip)  # 13, 14: w <- w + SGD(lr, Loss, w)
         if learner.domain_optimiser is not None:

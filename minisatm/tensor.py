@@ -122,8 +122,8 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a function of arrays that returns (value, vjps) into an op on tensors, and enter it in OPS.
 
     Positional arguments are arrays that may have a gradient (or None, or scalars); keyword-only ones are settings.
-    Scalars and settings become Python numbers, which leave the dtype of an array as it is. `vjps` has an entry for each
-    positional argument: a function of the output's gradient, or None for an argument without a gradient. If the
+    Settings and scalars beside a tensor become Python numbers, which leave its dtype as it is. `vjps` has an entry for
+    each positional argument: a function of the output's gradient, or None for an argument without a gradient. If the
     gradients share work, it is one function (g, wanted) -> all gradients. A third value, `aux`, is returned beside the
     tensor. `op.raw` is the function itself: the mathematics without a tape.
     """
@@ -134,7 +134,8 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
     def record(*args: Any, **settings: Any) -> Any:
         while len(args) < len(inputs) and inputs[len(args)] in settings:  # conv2d(x, w, b=bias)
             args += (settings.pop(inputs[len(args)]),)
-        arrays = (a._data if isinstance(a, Tensor) else python_number(a) for a in args)
+        number = python_number if any(isinstance(a, Tensor) for a in args) else lambda a: a
+        arrays = (a._data if isinstance(a, Tensor) else number(a) for a in args)
         value, vjps, *aux = function(*arrays, **{k: python_number(v) for k, v in settings.items()})
         out = Tensor(value)
         if tape.recording():

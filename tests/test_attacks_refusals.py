@@ -125,7 +125,7 @@ def test_a_network_that_answers_nan(golden, name):
 
 
 def test_unknown_names(dense, golden):
-    with pytest.raises(InputError, match=r"unknown attack 'pgdx' .did you mean pgd\?.: choose fgsm, step_ll, r_fgsm, r_step_ll"):
+    with pytest.raises(InputError, match="unknown attack 'pgdx': choose fgsm, step_ll, r_fgsm, r_step_ll"):
         attacks.craft("pgdx", dense, golden["x"], golden["y"], epsilon=0.1, alpha=None, rng=None)
     with pytest.raises(InputError, match="craft mode 'both': choose eval, train"):
         attacks.fgsm(dense, golden["x"], golden["y"], craft_mode="both")

@@ -122,12 +122,12 @@ def check_options(attack: str, x: Array, options: dict[str, Any], defaults: dict
     for name in options:
         if name not in defaults:
             near = did_you_mean(name, defaults)
-            raise InputError(f"{attack} has no option {name!r}{near}: it has {', '.join(defaults)}.")
+            raise InputError(f"{attack} has no option {name!r}: it has {', '.join(defaults)}{near}.")
     options = defaults | options
     for name, value in options.items():
         if name in CHOICES and value not in CHOICES[name]:
             near, known = did_you_mean(value, CHOICES[name]), listed(CHOICES[name], "or")
-            raise InputError(f"{name} {value!r}{near}: choose {known}.")
+            raise InputError(f"{name} {value!r}: choose {known}{near}.")
         if name in COUNTS and (type(value) is not int or value < 1):
             raise InputError(f"{name} {value!r} must be a whole number from 1 up.")
         if name in NUMBERS and type(value) not in (int, float) and not (value is None and defaults[name] is None):
@@ -157,7 +157,8 @@ def required_rng(rng: Any) -> Any:
     """The generator of a random attack, also from an integer seed; an InputError where there is none."""
     if rng is None:
         raise InputError("a random attack needs rng (a numpy Generator) or the noise itself.")
-    if isinstance(rng, int | np.integer) and not isinstance(rng, bool) and rng >= 0:
+    rng = python_number(rng)
+    if type(rng) is int and rng >= 0:
         return np.random.default_rng(rng)
     if not isinstance(rng, Rng):
         what = repr(rng) if isinstance(rng, bool | int | float | str) else kind_of(rng)

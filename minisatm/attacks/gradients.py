@@ -16,7 +16,7 @@ import numpy as np
 from .. import ops
 from ..backend import array_module, kernels, on_gpu
 from ..errors import InputError
-from ..inputs import python_number, unknown
+from ..inputs import check_pixels, python_number, unknown
 from ..layers import BatchNorm, Module
 from ..parallel import one_blas_thread
 from ..tape import no_grad, only
@@ -40,6 +40,7 @@ def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entro
     loss="margin" uses max_{i != y} Z_i - Z_y in place of J. Where logits are so large that softmax rounds to 0 and 1,
     the gradient of J is zero, but that of the margin is not.
     """
+    check_pixels(x)
     if not isinstance(network, Module) or loss == "margin":
         return loss_gradient([network], x, y, loss=loss, craft_mode=craft_mode)
     image = Tensor(x, requires_grad=True)

@@ -70,17 +70,16 @@ def _check(names: Sequence[str], alpha: str | None, options: Sequence[str]) -> N
     """An InputError for attacks and options that do not exist."""
     for name in names:
         if name not in ATTACKS:
-            near, all_names = did_you_mean(name, ATTACKS), ", ".join(ATTACKS)
-            raise InputError(f"unknown attack {name!r}{near}: choose from {all_names} (--list describes them).")
+            choice = f"choose from {', '.join(ATTACKS)} (--list describes them)"
+            raise InputError(f"unknown attack {name!r}: {choice}{did_you_mean(name, ATTACKS)}.")
     if not names:
         raise InputError("--attack is empty: name one or several, like --attack fgsm,pgd.")
     known = {option for name in names for option in kinds(name)}
     for entry in options:
         if "=" not in entry or entry.partition("=")[0] not in known:
             raise InputError(
-                f"--set {entry}: {', '.join(names)} {'has' if len(names) == 1 else 'have'} no such option"
-                f"{did_you_mean(entry.partition('=')[0], known)}: give "
-                f"{', '.join(f'{k}=...' for k in sorted(known))}."
+                f"--set {entry}: {', '.join(names)} {'has' if len(names) == 1 else 'have'} no such option: give "
+                f"{', '.join(f'{k}=...' for k in sorted(known))}{did_you_mean(entry.partition('=')[0], known)}."
             )
     if alpha is not None and not any(ATTACKS[name].takes("alpha") for name in names):
         raise InputError(f"--alpha is the size of a random step, and {', '.join(names)} has none: leave it out.")

@@ -69,7 +69,7 @@ def build(
         )
     if strange := sorted(set(variant) - set(FIELDS[name])):
         near = did_you_mean(strange[0], FIELDS[name])
-        raise InputError(f"{name} has no {strange[0]}{near}: its definition knows {', '.join(FIELDS[name])}.")
+        raise InputError(f"{name} has no {strange[0]}: its definition knows {', '.join(FIELDS[name])}{near}.")
     variant = {field: python_number(value) for field, value in variant.items()}
     for field in ("mean", "std"):
         if variant.get(field) is not None:

@@ -73,6 +73,10 @@ class Network(Module):
         last: Linear = getattr(self, self.top)
         return last(features)
 
+    def logits_and_vjp(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
+        check_pixels(x, getattr(self, self.top).weight.data)  # here, for only floats can ask for a gradient
+        return super().logits_and_vjp(x)
+
     def as_function(self) -> Callable[[Array], tuple[Array, Callable[[Array], Array]]]:
         """This network in eval mode as a function of arrays, for other libraries: images -> (logits, vjp).
 

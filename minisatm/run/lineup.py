@@ -57,7 +57,7 @@ def _chosen(run: Path, wanted: str) -> list[Entry]:
         names = [f"{e.method}/{e.name}" for e in known]
         near = did_you_mean(wanted, dict.fromkeys([*(e.name for e in known), *(e.method for e in known), *names]))
         has = f"it has {', '.join(names)} (a method or a name alone takes several)"
-        raise InputError(f"{run} has no network {wanted!r}{near}: {has}.")
+        raise InputError(f"{run} has no network {wanted!r}: {has}{near}.")
     return chosen
 
 

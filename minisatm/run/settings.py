@@ -213,8 +213,10 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not hold settings by name: give a config.json of a run.")
     known = declared(Settings)
     if unknown := sorted(set(values) - set(known)):
-        named = ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown)
-        raise InputError(f"{path} has unknown settings {named}: known are {', '.join(sorted(known))}.")
+        near = did_you_mean(unknown[0], known)
+        raise InputError(
+            f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}{near}."
+        )
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
