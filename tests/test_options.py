@@ -46,9 +46,15 @@ UNREAD = [
 
 
 @pytest.mark.parametrize("argv, given, needed", UNREAD, ids=[argv for argv, *_ in UNREAD])
-def test_an_option_that_the_run_does_not_read(here, argv, given, needed):
-    sentence = f"{given} has no effect: only a run with {needed} reads it, so leave it out."
-    assert mistake(*argv.split()) == sentence
+def test_an_option_that_the_run_does_not_read(argv, given, needed):
+    with pytest.raises(InputError) as problem:
+        train.settings_from(vars(train.parser().parse_args(argv.split())))
+    assert str(problem.value) == f"{given} has no effect: only a run with {needed} reads it, so leave it out."
+
+
+def test_a_run_that_would_not_read_an_option_is_not_begun(here):
+    sentence = mistake("--temperature", "5", "--method", "satm", "--data", "folder", "--data-dir", "nowhere")
+    assert sentence.startswith("--temperature 5 has no effect")
     assert list(here.iterdir()) == []
 
 
@@ -93,7 +99,10 @@ def test_a_new_setting_says_itself_when_it_is_read(monkeypatch):
     monkeypatch.setattr(config, "Settings", Settings)
     assert train.settings_from({"method": "satm", "seed": 3, "gain": 2.0}).gain == 2
     needed = "--method satm or clean and --seed 3"
-    assert mistake("--gain", "2") == f"--gain 2 has no effect: only a run with {needed} reads it, so leave it out."
+    assert (
+        mistake("--gain", "2", "--data-dir", "nowhere")
+        == f"--gain 2 has no effect: only a run with {needed} reads it, so leave it out."
+    )
     assert "--gain X satm and clean only: a new setting; only with --seed 3 (" in " ".join(call("--help")[1].split())
 
 

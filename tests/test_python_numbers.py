@@ -223,6 +223,7 @@ def test_settings_of_a_run_and_of_an_evaluation(kind):
     x = images(2)[0]
     one, other = (AttackSetting("fgsm", number(0.0625)).rounded(x * 0.9, x) for number in (float, kind))
     same(one, other)
+    assert type(AttackSetting("fgsm", kind(0.0625)).epsilon) is float
     same(attacks.rounded(x, x, epsilon=kind(0.0625)), attacks.rounded(x, x, epsilon=0.0625))
     assert type(attacks.resolve_alpha(kind(0.125), None)) is float
 
