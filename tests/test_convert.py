@@ -273,7 +273,10 @@ def test_the_list(capsys):
     [
         (["none.pth", "o.h5", "--model", "resnet50"], "error: .*none.pth"),
         (["none.pth", "o.h5"], r"error: give SOURCE, OUT.h5 and --model \(or --list\); see --help"),
-        (["none.pth", "o.h5", "--model", "alexnet"], "error: argument --model: invalid choice: 'alexnet'"),
+        (
+            ["none.pth", "o.h5", "--model", "alexnet"],
+            "error: argument --model: unknown model 'alexnet': choose inception",
+        ),
         (["none.pth", "o.h5", "--model", "vgg16", "--classes", "1"], "error: --classes 1: give 2 or more"),
         (["lfs.h5", "o.h5", "--model", "vgg16"], r"error: .*lfs.h5 is a Git LFS pointer of 134 bytes: fetch the file"),
     ],

@@ -56,6 +56,19 @@ def test_the_terms_add_up_to_the_loss():
         assert 0 <= terms["rate"] <= 1 and 0 <= terms["adversarial_rate"] <= 1
 
 
+def test_each_rate_is_of_its_own_half():
+    """Clean images all right, adversarial ones right once in four: the log must not mix them up."""
+    y = np.array([0, 1, 2, 3])
+    right, wrong = (Tensor(np.eye(CLASSES, dtype=np.float32)[answers]) for answers in (y, [0, 2, 3, 4]))
+    features = Tensor(np.zeros((4, 3), np.float32))
+    for loss_norm in ("sum", "half"):
+        one, rules = learner("a", domain=False), Rules(loss_norm=loss_norm)
+        for clean, adversarial, rates in ((right, wrong, (1.0, 0.25)), (wrong, right, (0.25, 1.0))):
+            _, terms = satm.loss_of(one, (clean, features, adversarial, features), y, rules)
+            assert (terms["rate"], terms["adversarial_rate"]) == rates
+            assert (terms["adversarial"] > terms["clean"]) == (rates[0] == 1)
+
+
 def test_the_same_iteration_gives_the_same_bits_and_another_one_does_not():
     results = []
     for iteration in (0, 0, 1):
