@@ -35,9 +35,9 @@ def thin(m, classes=5):
 
 def as_published(m, network):
     """The source's tensors: every layout the other way round."""
-    found = {}
+    found, state = {}, network.state()
     for pair in (Pair(*p) for p in m.pairs(network)):
-        a = network.state()[pair.ours]
+        a = state[pair.ours]
         if pair.layout == "OIHW->HWIO":
             a = a.transpose(3, 2, 0, 1)
         elif pair.layout == "OI->IO":

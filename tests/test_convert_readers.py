@@ -311,7 +311,8 @@ def test_bfloat16_of_keras(tmp_path):
 def test_the_readers_can_import_and_run_nothing_else():
     """No framework, and nothing that unpickles or evaluates: pickletools, json and NumPy's header parser only read."""
     allowed = {"__future__", "collections", "dataclasses", "errno", "functools", "hashlib", "io", "itertools", "json",
-               "math", "pathlib", "pickletools", "re", "stat", "struct", "tempfile", "typing", "zipfile", "numpy", "h5py", "minisatm"}  # fmt: skip
+               "math", "pathlib", "pickletools", "re", "stat", "struct", "tempfile", "typing", "zipfile", "numpy",
+               "h5py", "minisatm"}  # fmt: skip
     files = sorted(Path(readers.__file__).parent.glob("*.py"))
     assert len(files) == 9
     for file in files:

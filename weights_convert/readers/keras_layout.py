@@ -65,7 +65,8 @@ def rows_of_pixels_first(tensors: Tensors, notes: list[str]) -> None:
             if array.shape[0] % channels == 0 and array.shape[0] > channels:
                 turned = array.reshape(channels, -1, array.shape[1]).swapaxes(0, 1)
                 tensors[name] = turned.reshape(array.shape)
-                notes.append(f"channels first: the rows of {name} were put in the order (height, width, channel)")
+                layer = name.rpartition("/")[0]
+                notes.append(f"channels first: the rows of {layer} were put in the order (height, width, channel)")
             return
 
 
