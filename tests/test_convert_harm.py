@@ -63,26 +63,26 @@ def test_the_limit_is_above_what_files_need():
 # --- work ------------------------------------------------------------------------------------------------------------
 
 ORDERED, SIZE = b"ccollections\nOrderedDict\nq\x01", b"ctorch\nSize\nq\x01"
-PAIRS = opcodes([[f"k{i}", i] for i in range(10_000)]) + b"q\x02"
+PAIRS = opcodes([[f"k{i}", i] for i in range(1000)]) + b"q\x02"
 STEPS = "needs more than 50,000 steps to read: it is damaged or made to do harm"
 LONG = b"\x8b" + struct.pack("<i", 100_001) + b"\xff" * 100_000 + b"\0"  # a number of 240,000 digits
 
 
-def many(start, again, count=30_000):
+def many(start, again, count=1000):
     """A pickle's list that begins with `start`, which fills the memo, and goes on with `again`, over and over."""
     return b"\x80\x04](" + start + again * count + b"e."
 
 
 PICKLES = {
     "OrderedDict(list)": (many(ORDERED + PAIRS, b"h\x01h\x02\x85R"), STEPS),
-    "Size(*tuple)": (many(SIZE + opcodes(tuple(range(10_000))) + b"q\x02", b"h\x01h\x02R"), STEPS),
-    "NEWOBJ": (many(SIZE + opcodes(tuple(range(10_000))) + b"q\x02", b"h\x01h\x02\x81"), STEPS),
-    "a list as argument": (many(SIZE + opcodes(list(range(10_000))) + b"q\x02", b"h\x01h\x02\x85R"), STEPS),
+    "Size(*tuple)": (many(SIZE + opcodes(tuple(range(1000))) + b"q\x02", b"h\x01h\x02R"), STEPS),
+    "NEWOBJ": (many(SIZE + opcodes(tuple(range(1000))) + b"q\x02", b"h\x01h\x02\x81"), STEPS),
+    "a list as argument": (many(SIZE + opcodes(list(range(1000))) + b"q\x02", b"h\x01h\x02\x85R"), STEPS),
     "operations": (many(b"", b"N", 60_000), STEPS),
     "a long key": (many(b"}q\x01" + LONG + b"q\x02", b"h\x01h\x02Ns"), "a number of many digits as key"),
     "a tuple of tuples as name": (many(b")", b"q\x00h\x00h\x00\x86", 200)[:-2] + b"q\x01h\x01\x93e.", "no text"),
     "a long name": (many(opcodes("a" * 60_000) + b"q\x01", b"h\x01h\x01\x93", 1), STEPS),
-    "a long list as id": (many(opcodes(("x", *range(10_000))) + b"q\x01", b"h\x01Q"), "unpack"),
+    "a long list as id": (many(opcodes(("x", *range(1000))) + b"q\x01", b"h\x01Q"), "unpack"),
 }
 
 

@@ -152,5 +152,3 @@ def peer_readings(case, images):
     if m.model not in ("vgg16", "lenet") or case.endswith("-bn"):
         run(torch.from_numpy(images), True)
     return readings(logits.detach().numpy(), gradient.numpy(), statistics())
-
-
