@@ -17,6 +17,7 @@ from .tensor import Tensor
 class Optimiser:
     """Updates the weights {name: Tensor}; a weight without a gradient does not change.
 
+    A weight that stands under several names is updated once, under the first.
     Slots are arrays that the rule keeps for each weight, such as the momentum; state() and set_state() save and restore
     them.
     """
@@ -24,8 +25,10 @@ class Optimiser:
     slot_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: dict[str, Tensor], learning_rate: float, **settings: Any) -> None:
-        self.parameters, self.learning_rate, self.settings = parameters, learning_rate, settings
-        self.slots = {name: {s: np.zeros_like(t.data) for s in self.slot_names} for name, t in parameters.items()}
+        first = {id(t): name for name, t in reversed(parameters.items())}
+        self.parameters = {name: t for name, t in parameters.items() if first[id(t)] == name}
+        self.learning_rate, self.settings = learning_rate, settings
+        self.slots = {name: {s: np.zeros_like(t.data) for s in self.slot_names} for name, t in self.parameters.items()}
         self.steps = 0
 
     def step(self, factor: float = 1.0, clip: float | None = None) -> Any:
@@ -41,7 +44,7 @@ class Optimiser:
         k = kernels(updates[0][0].data)
         norm, scale = k.clip_by_norm([weight.grad for weight, _ in updates], clip)
         for weight, slots in updates:
-            self.update(k, weight.data, weight.grad, *slots, scale, rate=self.learning_rate * factor)
+            self.update(k, weight.data, weight.grad, *slots, scale, rate=float(self.learning_rate * factor))
             weight.version += 1  # it was changed in place: a backward pass from an earlier forward pass must fail
             weight.grad = None
         return norm
