@@ -66,6 +66,26 @@ def changed(array: Array, mark: Mark) -> bool:
     return mark is not None and mark_of(array, isinstance(mark, int)) != mark
 
 
+def check_made(node: Any) -> None:
+    """Raise an error if the array that this node's op made was changed since: vjps may read it."""
+    value, mark = node.made[0](), node.made[1]
+    if value is not None and changed(value, mark):
+        raise RuntimeError(
+            f"the output of {node.name} (shape {node.shape}) was changed after the forward pass, so gradients would be "
+            "wrong; change a copy of its .data instead."
+        )
+
+
+def check_gradients(name: str, parts: Any, wanted: tuple[bool, ...]) -> Any:
+    """What a shared vjp returned; an error unless it is one gradient for each input."""
+    if not isinstance(parts, tuple | list) or len(parts) != len(wanted):
+        raise TypeError(
+            f"the vjp of {name} must return one gradient (or None) for each of its {len(wanted)} inputs, as a tuple; "
+            f"it returned {described(parts)}."
+        )
+    return parts
+
+
 def fault(recorded: Any, given: int, inputs: int, numbers: bool) -> str | None:
     """What is wrong with what an op's function returned, given so many of its inputs; None if all is well.
 

@@ -13,6 +13,7 @@ from . import ops
 from .backend import array_module, copied_to, kernels, placed, require
 from .kernels.plain import Pair
 from .ops.conv import Padding, pair
+from .summary import table
 from .tape import Array, only
 from .tensor import Tensor, grad
 
@@ -148,18 +149,7 @@ class Module:
         return self._replace(lambda _, array: placed(array, backend))
 
     def __repr__(self) -> str:
-        """A table for print(): each part's name, kind, shape of its weights and number of parameters; the totals."""
-        rows = [("name", "kind", "weights", "parameters")]
-        for name, part in self.parts(Module) or [("", self)]:
-            weights = part.parameters().values()
-            shapes = [str(t.shape) for t in weights if t.ndim > 1] or [str(t.shape) for t in weights]
-            shape = shapes[0] if len(shapes) == 1 else f"{len(shapes)} arrays" if shapes else "-"
-            rows.append((name, type(part).__name__, shape, f"{sum(t.data.size for t in weights):,}"))
-        a, b, c, d = (max(map(len, column)) for column in zip(*rows))
-        lines = [f"{name:{a}}  {kind:{b}}  {shape:{c}}  {count:>{d}}".rstrip() for name, kind, shape, count in rows]
-        total = sum(t.data.size for t in self.parameters().values())
-        definition = "".join(f", {key}={value!r}" for key, value in getattr(self, "definition", {}).items())
-        return "\n".join([*lines, f"{type(self).__name__}: {total:,} parameters{definition}"])
+        return table(self, self.parts(Module) or [("", self)])
 
     def _replace(self, change: Callable[[str, Array], Array]) -> Any:
         """Put change(dotted name, array) in the place of each weight and buffer."""

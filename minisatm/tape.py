@@ -107,26 +107,11 @@ class Node:
                 "to the first backward."
             )
         if callable(self.vjps):
-            parts = self.vjps(g, wanted)
-            if not isinstance(parts, tuple | list) or len(parts) != len(wanted):
-                raise TypeError(
-                    f"the vjp of {self.name} must return one gradient (or None) for each of its {len(wanted)} inputs, "
-                    f"as a tuple; it returned {guards.described(parts)}."
-                )
-            return parts
+            return guards.check_gradients(self.name, self.vjps(g, wanted), wanted)
         parts = [vjp(g) if vjp is not None and want else None for vjp, want in zip(self.vjps, wanted, strict=True)]
         if any(part is None and want and vjp is not None for part, want, vjp in zip(parts, wanted, self.vjps)):
             raise TypeError(f"a vjp of {self.name} returned None: return the gradient to the input.")
         return parts
-
-    def check_made(self) -> None:
-        """Raise an error if the array that this op made was changed since: vjps may read it."""
-        value, mark = self.made[0](), self.made[1]
-        if value is not None and guards.changed(value, mark):
-            raise RuntimeError(
-                f"the output of {self.name} (shape {self.shape}) was changed after the forward pass, so gradients "
-                "would be wrong; change a copy of its .data instead."
-            )
 
 
 def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep: bool) -> dict[int, tuple[Any, Array]]:
@@ -137,7 +122,7 @@ def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep:
     """
     order = topological(root)
     for node in order:
-        node.check_made()
+        guards.check_made(node)
     target_ids = None if targets is None else {id(target) for target in targets}
     on_path = None if target_ids is None else _on_path(order, target_ids)
     sums: dict[int, tuple[Array, bool]] = {id(root): (g, False)}  # node or leaf -> (gradient so far, did we make it?)

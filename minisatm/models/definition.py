@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..ops.conv import resolve_padding
 
-LARGEST = 2**30  # numbers in a network: 4 GB of float32
+LARGEST = 2**29  # numbers in a network: 2 GB of float32
 
 
 def _whole(least: int, most: int) -> Callable[[Any], bool]:
@@ -98,6 +98,7 @@ class Budget:
 
 def differences(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """The fields in which two complete definitions compute different outputs, each with both values, as lines."""
+    ours, stored = ({field: _python(value) for field, value in d.items()} for d in (ours, stored))
     fields = [f for f in [*ours, *(f for f in stored if f not in ours)] if f not in NOT_COMPARED]
     return [
         f"  another {field:<14}{stored.get(field)!r} in the file, {ours.get(field)!r} in the network"
