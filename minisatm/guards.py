@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,7 +76,7 @@ def check_made(node: Any) -> None:
         )
 
 
-def check_gradients(name: str, parts: Any, wanted: tuple[bool, ...]) -> Any:
+def check_gradients(name: str, parts: Any, wanted: tuple[bool, ...]) -> Sequence[Array | None]:
     """What a shared vjp returned; an error unless it is one gradient for each input."""
     if not isinstance(parts, tuple | list) or len(parts) != len(wanted):
         raise TypeError(

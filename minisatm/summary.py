@@ -6,7 +6,7 @@ from typing import Any
 
 
 def table(module: Any, parts: list[tuple[str, Any]]) -> str:
-    """A row for each part, a pair of its name and a module: name, kind, shape of its weights, parameters; the totals."""
+    """A row for each part (its name, a module): name, kind, shape of its weights, parameters; the totals."""
     rows = [("name", "kind", "weights", "parameters")]
     for name, part in parts:
         weights = part.parameters().values()

@@ -1,4 +1,4 @@
-"""The definition in a weights file: compared when it is loaded, checked field by field; files that lie or are locked."""
+"""The definition in a weights file: compared when it is loaded, and checked field by field; files that lie."""
 
 import fcntl
 import json

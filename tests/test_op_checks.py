@@ -98,7 +98,7 @@ PRED, RIGHT = np.array([0, 2, 1]), np.array([0, 2, 1])
 
 
 @pytest.mark.parametrize("use", [
-    lambda t: np.mean(t == RIGHT), lambda t: RIGHT - 1 < t, lambda t: t != 3, lambda t: t < 1, lambda t: t <= 1,
+    lambda t: np.mean(t == RIGHT), lambda t: t >= RIGHT, lambda t: t != 3, lambda t: t < 1, lambda t: t <= 1,
     lambda t: 3.0 in t, lambda t: bool(t), lambda t: not t, lambda t: max(t), lambda t: sorted(t), lambda t: any(t),
     lambda t: np.array_equal(t, RIGHT), lambda t: np.asarray(t), lambda t: np.array([t, t]), lambda t: np.max(t),
     lambda t: np.allclose(t, RIGHT), lambda t: np.argmax(t), lambda t: t > RIGHT,

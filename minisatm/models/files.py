@@ -41,8 +41,8 @@ def load(
     strict: raise an InputError that lists every name or shape that does not fit and every field of the definition with
     which the network computes something else (bgr, mean, eps ...), and leave the network as it was. Otherwise load what
     fits. What only training or rounding reads may differ: dropout, momentum, unbiased, zero_gamma, zero_residual and
-    exact. asked: fields that may differ, too. replace_top: if the file has another number of classes, the last layer keeps its
-    random start.
+    exact. asked: fields that may differ, too. replace_top: if the file has another number of classes, the last layer
+    keeps its random start.
     """
     current, (stored, arrays) = network.state(), _finite_weights(path, network)
     top = [n for n in current if n.startswith(f"{network.top}.") and n in stored] if replace_top else []
