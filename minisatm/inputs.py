@@ -80,7 +80,8 @@ def check_pixels(images: Any, weights: Any = None) -> None:
         return
     why, todo = "", f"images.astype(np.{wanted})"
     if images.dtype.kind in "iu":
-        why, todo = ", and a network takes pixels in [0, 1]", todo + " / 255"
+        largest = {1: 255, 2: 65535}.get(images.dtype.itemsize, 255)  # of 8-bit and of 16-bit pixels
+        why, todo = ", and a network takes pixels in [0, 1]", f"{todo} / {largest}"
     elif have == "float16":
         why = ", in which small gradients become 0"
     elif have in EXACT_ENOUGH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,17 +14,22 @@ from .backend import array_module, copied_to, kernels, placed, require
 from .inputs import EXACT_ENOUGH, PythonNumbers, check_choice
 from .kernels.plain import Pair
 from .ops.conv import Padding, pair
+from .summary import table
 from .tape import Array, only
 from .tensor import Tensor, grad
 
 Rng = np.random.Generator
+CONTAINERS = (list, tuple, dict, deque)  # where modules and weights are looked for
+PLAIN = {int, float, bool, str, type(None), np.ndarray}  # most attributes: nothing to look for, at a glance
 
 
 class Module(PythonNumbers):
     """The base class of layers and networks: its attributes are weights, buffers and sub-modules, in definition order.
 
-    Tensors are weights; arrays named in `buffer_names` are buffers, which are saved but not trained. Each module has
-    its own `training`: batch norm and dropout read it.
+    Tensors are weights; arrays named in `buffer_names` are buffers, which are saved but not trained. Weights and
+    modules may also lie in lists, tuples and dicts, nested at will: their names are then `blocks.0.1` or `heads.age`.
+    One that has several names counts once, under the first. Each module has its own `training`: batch norm and dropout
+    read it.
     """
 
     training = True
@@ -32,22 +38,39 @@ class Module(PythonNumbers):
         raise NotImplementedError(f"{type(self).__name__} has no forward pass: define its __call__.")
 
     def modules(self, prefix: str = "") -> list[tuple[str, Module]]:
-        """This module and all modules below it, with dotted names, in definition order; those in a list by number."""
-        pairs, start = [(prefix, self)], f"{prefix}." if prefix else ""
+        """This module and all modules below it, each once, with dotted names, in definition order."""
+        pairs, seen, stack = [], set(), [(prefix, self)]
+        while stack:
+            path, module = stack.pop()
+            if id(module) not in seen:  # not yet under another name, nor the parent of its parent
+                seen.add(id(module))
+                pairs.append((path, module))
+                start = f"{path}." if path else ""
+                stack += [(start + name, part) for name, part in module.parts(Module)][::-1]
+        return pairs
+
+    def parts(self, kind: type) -> list[tuple[str, Any]]:
+        """(name, value) of the attributes of this kind, also of those inside containers."""
+        pairs: list[tuple[str, Any]] = []
         for name, value in vars(self).items():
-            if isinstance(value, Module):
-                pairs += value.modules(start + name)
-            elif isinstance(value, list):
-                for i, part in enumerate(value):
-                    pairs += part.modules(f"{start}{name}.{i}") if isinstance(part, Module) else []
+            if type(value) not in PLAIN:
+                _look_at(name, value, kind, pairs)
         return pairs
 
     def _arrays(self) -> Iterator[tuple[str, Module, str, Any]]:
         """Yield (dotted name, module, name, value) for each weight and each buffer."""
+        names: set[str] = set()
+        seen: set[int] = set()
         for path, module in self.modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Tensor) or name in module.buffer_names:
-                    yield f"{path}.{name}" if path else name, module, name, value
+            buffers = [(name, getattr(module, name)) for name in module.buffer_names]
+            for name, value in module.parts(Tensor) + buffers:
+                if id(value) not in seen and getattr(value, "node", None) is None:  # not what an op made
+                    dotted = f"{path}.{name}" if path else name
+                    if dotted in names:
+                        raise ValueError(f"two weights have the name {dotted}: give one of them another.")
+                    names.add(dotted)
+                    seen.add(id(value))
+                    yield dotted, module, name, value
 
     def parameters(self) -> dict[str, Tensor]:
         """{dotted name: Tensor} in definition order."""
@@ -85,7 +108,8 @@ class Module(PythonNumbers):
     def mode(self, training: bool) -> Iterator[None]:
         """Train or eval mode within a block; after it each module has the mode that it had before."""
         before = [(module, module.training) for _, module in self.modules()]
-        self.train(training)
+        for module, _ in before:
+            module.training = training
         try:
             yield
         finally:
@@ -97,7 +121,7 @@ class Module(PythonNumbers):
         image = Tensor(x, requires_grad=True)
         with only(image):
             logits, _ = self(image)
-        return logits.data, lambda g: grad(logits, [image], g, keep=True)[0]
+        return logits.data.copy(), lambda g: grad(logits, [image], g, keep=True)[0]
 
     def zero_grad(self) -> None:
         """Forget the gradients of all weights."""
@@ -125,6 +149,9 @@ class Module(PythonNumbers):
         self.zero_grad()
         return self._replace(lambda _, array: placed(array, backend))
 
+    def __repr__(self) -> str:
+        return table(self, self.parts(Module) or [("", self)])
+
     def _replace(self, change: Callable[[str, Array], Array]) -> Any:
         """Put change(dotted name, array) in the place of each weight and buffer."""
         for dotted, module, name, value in self._arrays():
@@ -133,6 +160,19 @@ class Module(PythonNumbers):
             else:
                 setattr(module, name, change(dotted, value))
         return self
+
+
+def _look_at(name: str, value: Any, kind: type, pairs: list[tuple[str, Any]]) -> None:
+    """Add (dotted name, value) to pairs if it is of this kind; of a container, all that it holds."""
+    if isinstance(value, Module | Tensor):
+        if isinstance(value, kind):
+            pairs.append((name, value))
+    elif isinstance(value, set | frozenset) and any(isinstance(part, Module | Tensor) for part in value):
+        raise TypeError(f"{name} is a set, which has no order: keep modules and weights in a list or a dict.")
+    elif isinstance(value, CONTAINERS):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            if type(part) not in PLAIN:
+                _look_at(f"{name}.{key}", part, kind, pairs)
 
 
 def he_normal(rng: Rng, shape: tuple[int, ...]) -> Tensor:
@@ -194,7 +234,8 @@ class BatchNorm(Module):
         self.beta = _constant(0, channels)
         self.mean: Array = np.zeros(channels, np.float32)
         self.var: Array = np.ones(channels, np.float32)
-        self.eps, self.momentum, self.unbiased = eps, momentum, unbiased
+        # a NumPy number would turn float32 into float64
+        self.eps, self.momentum, self.unbiased = float(eps), float(momentum), unbiased
 
     def __call__(self, x: Tensor, *, relu: bool = False) -> Tensor:
         if not self.training:
@@ -276,12 +317,12 @@ class Normalize(Module):
         if self.bgr:
             x = x[..., ::-1]
         xp = array_module(x.data)
-        if (xp, x.dtype) not in self._constants:
+        if (key := (xp.__name__, x.dtype)) not in self._constants:
             mean, std = (np.asarray(values, x.dtype) for values in (self.mean_values, self.std_values))
             constants = np.ones_like(mean), np.zeros_like(mean), mean, std * std
-            self._constants[xp, x.dtype] = tuple(xp.asarray(c) for c in constants)
+            self._constants[key] = tuple(xp.asarray(c) for c in constants)
         # batch norm with gamma 1, beta 0 and eps 0 is (x - mean) / std, in one pass of a fast kernel
-        return ops.batch_norm_eval(x, *self._constants[xp, x.dtype], eps=0.0)
+        return ops.batch_norm_eval(x, *self._constants[key], eps=0.0)
 
 
 class Sequential(Module):

@@ -18,6 +18,7 @@ from .tensor import Tensor
 class Optimiser(PythonNumbers):
     """Updates the weights {name: Tensor}; a weight without a gradient does not change.
 
+    A weight that stands under several names is updated once, under the first.
     Slots are arrays that the rule keeps for each weight, such as the momentum; state() and set_state() save and restore
     them.
     """
@@ -25,8 +26,11 @@ class Optimiser(PythonNumbers):
     slot_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: dict[str, Tensor], learning_rate: float, **settings: Any) -> None:
-        self.parameters, self.learning_rate, self.settings = parameters, learning_rate, settings
-        self.slots = {name: {s: np.zeros_like(t.data) for s in self.slot_names} for name, t in parameters.items()}
+        first = {id(t): name for name, t in reversed(parameters.items())}
+        self.parameters = {name: t for name, t in parameters.items() if first[id(t)] == name}
+        self.learning_rate = learning_rate
+        self.settings = {name: python_number(value) for name, value in settings.items()}
+        self.slots = {name: {s: np.zeros_like(t.data) for s in self.slot_names} for name, t in self.parameters.items()}
         self.steps = 0
 
     def step(self, factor: float = 1.0, clip: float | None = None) -> Any:

@@ -162,8 +162,7 @@ def descend(learner: Learner, loss: Callable[[], Loss], rules: Rules, iteration:
 
 def network_loss(logits: Tensor, y: Array) -> Tensor:
     """Network_loss of lines 7 and 8: mean cross-entropy of logits (N, C) with classes (N,) or soft labels (N, C)."""
-    loss: Tensor = ops.softmax_cross_entropy(logits, Tensor(y))
-    return loss
+    return ops.softmax_cross_entropy(logits, Tensor(y))
 
 
 def loss_terms(

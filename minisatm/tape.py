@@ -1,17 +1,19 @@
 """The tape: each recorded op leaves one Node, and `gradients` walks the nodes backwards.
 
 A node knows its parents (nodes, or leaf tensors) and one vector-Jacobian product (vjp) per input. It does not know its
-output, and vjps hold arrays, not tensors: so there are no reference cycles, and memory is freed without the garbage
-collector.
+output (but for a weak reference), and vjps hold arrays, not tensors: so there are no reference cycles, and memory is
+freed without the garbage collector.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from . import guards
 from .backend import kernels
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -73,16 +75,19 @@ def recording() -> bool:
 class Node:
     """One recorded op: `parents` get a gradient each (None: a constant input), which `vjps` compute.
 
-    `guards` are the leaves among the inputs, each with its version at the forward pass.
+    `guards` are the leaves among the inputs, each with its version and mark at the forward pass (see guards.py); `made`
+    is a weak reference to the value, with its mark.
     """
 
-    __slots__ = ("name", "parents", "vjps", "shape", "dtype", "guards")
+    __slots__ = ("name", "parents", "vjps", "shape", "dtype", "guards", "made")
 
     def __init__(
         self, name: str, parents: tuple[Node | Leaf | None, ...], vjps: tuple[Vjp | None, ...] | SharedVjp,
-        value: Array, guards: tuple[tuple[Leaf, int], ...],
+        value: Array, leaves: Iterable[Leaf],
     ) -> None:  # fmt: skip
-        self.name, self.parents, self.guards = name, parents, guards
+        self.name, self.parents = name, parents
+        self.guards = tuple((leaf, leaf.version, guards.mark_of(leaf.data)) for leaf in leaves)
+        self.made = weakref.ref(value), guards.mark_of(value, leaf=False)
         if not callable(vjps):  # drop the vjps of constant inputs, and so the arrays that only these vjps hold
             vjps = tuple(v if p is not None else None for v, p in zip(vjps, parents, strict=True))
         self.vjps: tuple[Vjp | None, ...] | SharedVjp | None = vjps
@@ -90,8 +95,8 @@ class Node:
 
     def pull(self, g: Array, wanted: tuple[bool, ...]) -> Sequence[Array | None]:
         """The gradients of the wanted inputs, from the gradient g of the output."""
-        for leaf, version in self.guards:
-            if leaf.version != version:
+        for leaf, version, mark in self.guards:
+            if leaf.version != version or guards.changed(leaf.data, mark):
                 raise RuntimeError(
                     f"{self.name}: one of its inputs (shape {leaf.data.shape}) was changed after the forward pass, so "
                     "its gradient would be wrong; run the forward pass again before backward."
@@ -102,8 +107,11 @@ class Node:
                 "to the first backward."
             )
         if callable(self.vjps):
-            return self.vjps(g, wanted)
-        return [vjp(g) if vjp is not None and want else None for vjp, want in zip(self.vjps, wanted, strict=True)]
+            return guards.check_gradients(self.name, self.vjps(g, wanted), wanted)
+        parts = [vjp(g) if vjp is not None and want else None for vjp, want in zip(self.vjps, wanted, strict=True)]
+        if any(part is None and want and vjp is not None for part, want, vjp in zip(parts, wanted, self.vjps)):
+            raise TypeError(f"a vjp of {self.name} returned None: return the gradient to the input.")
+        return parts
 
 
 def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep: bool) -> dict[int, tuple[Any, Array]]:
@@ -113,6 +121,8 @@ def gradients(root: Node, g: Array, targets: Iterable[Node | Leaf] | None, keep:
     vjps on a path to a target are called. Each node is freed after its visit, unless `keep`.
     """
     order = topological(root)
+    for node in order:
+        guards.check_made(node)
     target_ids = None if targets is None else {id(target) for target in targets}
     on_path = None if target_ids is None else _on_path(order, target_ids)
     sums: dict[int, tuple[Array, bool]] = {id(root): (g, False)}  # node or leaf -> (gradient so far, did we make it?)
@@ -177,8 +187,8 @@ def _add(sums: dict[int, tuple[Array, bool]], parent: Node | Leaf, part: Array) 
 
 def _check_part(node: Node, parent: Node | Leaf, part: Array) -> None:
     shape, dtype = (parent.shape, parent.dtype) if isinstance(parent, Node) else (parent.data.shape, parent.data.dtype)
-    if part.shape != shape or part.dtype != dtype:
+    if getattr(part, "shape", None) != shape or part.dtype != dtype:
         raise TypeError(
-            f"the vjp of {node.name} returned {part.dtype} {part.shape} for an input that is {dtype} {shape}; "
+            f"the vjp of {node.name} returned {guards.described(part)} for an input that is {dtype} {shape}; "
             "return a gradient with the shape and dtype of the input."
         )

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from . import tape
+from . import guards, tape
 from .inputs import python_number
 from .tape import Array, Recorded, RecordedAux
 
@@ -22,7 +22,8 @@ class Tensor:
     data: the array (NumPy or CuPy; its dtype is kept). requires_grad: does backward leave a gradient in `.grad`?
     `.grad` is None or an array of data's shape and dtype; read it, but do not write into it (it may be shared).
     Assigning to `.data`, also by `t.data -= step`, makes a new version of a leaf: a backward pass from an earlier
-    forward pass then fails. Never change the data of a tensor that an op made.
+    forward pass then fails. Never change the data of a tensor that an op made. guards.checking_every_entry says which
+    changes backward finds. Tensors have no comparisons and no truth value: compare their arrays, `t.data == y`.
     """
 
     __slots__ = ("_data", "requires_grad", "grad", "node", "version", "__weakref__")
@@ -63,6 +64,23 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self._data!r}" + (", requires_grad=True)" if self.requires_grad else ")")
+
+    def __reduce__(self) -> Any:
+        """For copy and pickle: a leaf with its gradient."""
+        if self.node is not None:
+            raise TypeError("a tensor that an op made cannot be copied or pickled with its tape: use its .data.")
+        return Tensor, (self._data, self.requires_grad), (None, {"grad": self.grad, "version": self.version})
+
+    def _no_array(self, *args: Any, **settings: Any) -> Any:
+        raise TypeError(
+            "a Tensor cannot be compared, tested for truth or given to NumPy: use its array, as in t.data == 3 or "
+            "np.mean(t.data == y)."
+        )
+
+    # NumPy would make an array of objects of it, and np.array_equal would answer False.
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = _no_array
+    __array__ = __array_function__ = _no_array
+    __hash__ = object.__hash__  # a tensor is itself, whatever is in it
 
     def backward(self, g: Array | None = None, *, keep: bool = False) -> None:
         """Add d<g, self>/d(leaf) to `.grad` of every leaf that requires it; of a scalar, g is 1 if not given.
@@ -119,21 +137,28 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
     tensor. `op.raw` is the function itself: the mathematics without a tape.
     """
     name = function.__name__
-    inputs = [p.name for p in signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    parameters = signature(function).parameters.values()
+    inputs = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
     @wraps(function)
     def record(*args: Any, **settings: Any) -> Any:
         while len(args) < len(inputs) and inputs[len(args)] in settings:  # conv2d(x, w, b=bias)
             args += (settings.pop(inputs[len(args)]),)
-        number = python_number if any(isinstance(a, Tensor) for a in args) else lambda a: a
-        arrays = (a._data if isinstance(a, Tensor) else number(a) for a in args)
-        value, vjps, *aux = function(*arrays, **{k: python_number(v) for k, v in settings.items()})
+        beside_tensor = any(isinstance(a, Tensor) for a in args)
+        number = python_number if beside_tensor else lambda a: a
+        arrays = [a._data if isinstance(a, Tensor) else number(a) for a in args]
+        recorded = function(*arrays, **{k: python_number(v) for k, v in settings.items()})
+        wanted = len(args) if any_number else len(inputs)
+        if fault := guards.fault(recorded, len(args), wanted, not beside_tensor):
+            raise TypeError(f"the op {name} {fault}: {guards.RIGHT_FORM}")
+        value, vjps, *aux = recorded
         out = Tensor(value)
         parents = tuple(map(_parent, args))
         if any(p is not None for p in parents):
-            guards = tuple((a, a.version) for a in args if isinstance(a, Tensor) and a.node is None)
+            leaves = (a for a in args if isinstance(a, Tensor) and a.node is None)
             given = vjps if callable(vjps) else vjps[: len(args)]  # without those of optional arguments left out
-            out.node = tape.Node(name, parents, given, out._data, guards)
+            out.node = tape.Node(name, parents, given, out._data, leaves)
             out.requires_grad = True
         return (out, *aux) if aux else out
 

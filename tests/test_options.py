@@ -118,8 +118,8 @@ def test_epsilon_of_an_evaluation_whose_attacks_have_none():
     from minisatm.evaluation.setting import AttackSetting
 
     with pytest.raises(InputError, match="^--epsilon has no effect: deepfool, carlini_wagner_l2 has no epsilon"):
-        settings_of(["deepfool", "carlini_wagner_l2"], ["1/8"], None, [], AttackSetting("fgsm", 0.1), (4, 4, 1))
-    both = settings_of(["deepfool", "fgsm"], ["1/8"], None, ["steps=2"], AttackSetting("fgsm", 0.1), (4, 4, 1))
+        settings_of(["deepfool", "carlini_wagner_l2"], [1 / 8], None, [], AttackSetting("fgsm", 0.1), (4, 4, 1))
+    both = settings_of(["deepfool", "fgsm"], [1 / 8], None, ["steps=2"], AttackSetting("fgsm", 0.1), (4, 4, 1))
     assert [s.attack for s in both] == ["deepfool", "fgsm"]
 
 

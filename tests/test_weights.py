@@ -215,7 +215,7 @@ def test_weights_that_are_not_finite(saved, value):
 def test_missing_file(tmp_path):
     path = tmp_path / "none.h5"
     assert refusal(small("resnet20"), path) == f"there is no file {path}: check the path."
-    assert refusal(small("resnet20"), tmp_path) == f"there is no file {tmp_path}: check the path."
+    assert refusal(small("resnet20"), tmp_path) == f"{tmp_path} is a folder: name an .h5 file."
     with pytest.raises(InputError, match="there is no file"):
         models.build("resnet20", **SMALL["resnet20"], weights=path)
 

@@ -169,13 +169,14 @@ def batch_norm_train_gx(g: Array, saved: tuple[Array, ...], gamma: Array, out: A
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     """loss (N,) = -sum over c of labels * log softmax(logits), and its gradient (N, C); logits and labels are (N, C).
 
-    Subtracting the row's maximum leaves the formula as it is, and exp does not overflow.
+    Subtracting the row's maximum leaves the formula as it is, and exp does not overflow. A class whose label is 0 adds
+    nothing, not even where its logit is -infinity.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     total = exponentials.sum(axis=1, keepdims=True)
-    loss = (labels * (np.log(total) - shifted)).sum(axis=1)
-    return loss, exponentials / total * labels.sum(axis=1, keepdims=True) - labels
+    terms = np.multiply(labels, np.log(total) - shifted, where=labels != 0, out=np.zeros_like(shifted))
+    return terms.sum(axis=1), exponentials / total * labels.sum(axis=1, keepdims=True) - labels
 
 
 def random_step(x: Array, bits: Array, alpha: float) -> Array:

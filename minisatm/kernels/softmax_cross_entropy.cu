@@ -2,7 +2,7 @@
 #include "common.cuh"
 
 // loss_n = sum_c t_nc * (log sum_k exp z_nk - z_nc) and gradient_nc = softmax(z_n)_c * sum_k t_nk - t_nc. The row's
-// largest logit is subtracted first, so that exp does not overflow.
+// largest logit is subtracted first, so that exp does not overflow. A class whose label is 0 adds nothing to the loss.
 template <typename T>
 __global__ void softmax_cross_entropy(const T* __restrict__ logits, const T* __restrict__ labels,
                                       T* __restrict__ loss, T* __restrict__ gradient, int N, int C) {
@@ -21,7 +21,7 @@ __global__ void softmax_cross_entropy(const T* __restrict__ logits, const T* __r
     const T log_total = log(total);
     for (int c = threadIdx.x; c < C; c += LANES) {
         gradient[row * C + c] = exp(z[c] - top) / total * weight - t[c];
-        part += t[c] * (log_total - (z[c] - top));
+        if (t[c] != 0) part += t[c] * (log_total - (z[c] - top));    // 0 times infinity would be NaN
     }
     part = warp_sum(part);
     if (threadIdx.x == 0) loss[row] = part;

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..inputs import did_you_mean, python_number, unknown
-from . import files
+from ..inputs import did_you_mean, unknown
+from . import definition, files
 from .inception import INCEPTIONS, Inception, InceptionDefinition
 from .mnist import STRUCTURES, LeNet, TramerNetwork
 from .network import Network
@@ -53,30 +53,37 @@ def build(
     InceptionDefinition), such as eps or stride_in. Raises InputError for an unknown name or an impossible value.
     """
     saved: dict[str, Any] = {}
+    explicit, most = tuple(variant), definition.LARGEST
     if weights is not None:
         saved = files.definition_of(weights)
         name = saved["name"] if name is None else name
+        most = min(most, files.count_numbers(weights))
         variant = {**files.variant_of(weights, str(name)), **variant}
     if name not in NAMES:
         raise InputError(unknown("network", name, NAMES))
     asked = dict(classes=classes, width=width, size=size, channels=channels)
     shape: dict[str, Any] = SHAPE | {field: saved[field] for field in SHAPE if field in saved}
-    shape |= {field: python_number(value) for field, value in asked.items() if value is not None}
-    if shape["classes"] < 2 or shape["width"] <= 0 or shape["size"] < 1 or shape["channels"] not in (1, 3):
-        raise InputError(
-            f"cannot build {name} with {', '.join(f'{field}={value}' for field, value in shape.items())}: choose 2 or "
-            "more classes, a width and a size above 0, and 1 or 3 channels."
-        )
+    shape |= {field: value for field, value in asked.items() if value is not None}
+    shape = definition.checked(shape, f"cannot build {name} with")
     if strange := sorted(set(variant) - set(FIELDS[name])):
         near = did_you_mean(strange[0], FIELDS[name])
         raise InputError(f"{name} has no {strange[0]}: its definition knows {', '.join(FIELDS[name])}{near}.")
-    variant = {field: python_number(value) for field, value in variant.items()}
+    variant = definition.checked(variant, f"cannot build {name} with")
     for field in ("mean", "std"):
         if variant.get(field) is not None:
             variant[field] = tuple(map(float, variant[field]))
-    network: Network = NETWORKS[name](**shape, rng=np.random.default_rng(rng), **variant)
+    refusal = (
+        f"{name} with {', '.join(f'{field}={value}' for field, value in shape.items())} has more than {most:,} weights"
+        + (
+            f", which is all that {weights} holds: use another file."
+            if weights
+            else ": choose a smaller width or size."
+        )
+    )
+    start: Any = definition.Budget(np.random.default_rng(rng), most, refusal)
+    network: Network = NETWORKS[name](**shape, rng=start, **variant)
     if weights is not None:
-        network.load(weights)
+        files.load(network, weights, asked=explicit)
     return network
 
 

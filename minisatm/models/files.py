@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backend import placed
 from ..errors import InputError
+from . import definition as definitions
 
 Array = Any  # a network is Any here, too: network.py imports this file
 FORMAT = "minisatm weights 1"
@@ -32,24 +33,35 @@ def save(network: Any, path: str | Path) -> None:
     write_atomically(path, fill)
 
 
-def load(network: Any, path: str | Path, *, strict: bool = True, replace_top: bool = False) -> str:
+def load(
+    network: Any, path: str | Path, *, strict: bool = True, replace_top: bool = False, asked: Iterable[str] = ()
+) -> str:
     """Copy weights and buffers from a file into the network; returns a report of what was loaded and what did not fit.
 
-    strict: raise an InputError that lists every name or shape that does not fit, and leave the network as it was.
-    Otherwise load what fits. replace_top: if the file has another number of classes, the last layer keeps its random
-    start.
+    strict: raise an InputError that lists every name or shape that does not fit and every field of the definition with
+    which the network computes something else (bgr, mean, eps ...), and leave the network as it was. Otherwise load what
+    fits. What only training or rounding reads may differ: dropout, momentum, unbiased, zero_gamma, zero_residual and
+    exact. asked: fields that may differ, too. replace_top: if the file has another number of classes, the last layer
+    keeps its random start.
     """
-    stored, current = _finite_weights(path), network.state()
+    current, (stored, arrays) = network.state(), _finite_weights(path, network)
     top = [n for n in current if n.startswith(f"{network.top}.") and n in stored] if replace_top else []
     replaced = [n for n in top if stored[n].shape != current[n].shape]
-    stored, wanted = ({n: a for n, a in arrays.items() if n not in replaced} for arrays in (stored, current))
-    fits = {n: a for n, a in stored.items() if n in wanted and a.shape == wanted[n].shape}
+    stored, wanted = ({n: a for n, a in shapes.items() if n not in replaced} for shapes in (stored, current))
+    fits = {n: a for n, a in arrays.items() if n in wanted}
+    differ = _differences(network, definition_of(path), asked)
     problems = [f"  missing in the file   {n} {a.shape}" for n, a in wanted.items() if n not in stored]
     problems += [f"  not in the network    {n} {a.shape}" for n, a in stored.items() if n not in wanted]
     problems += [
         f"  another shape         {n}: {a.shape} in the file, {wanted[n].shape} in the network"
         for n, a in stored.items() if n in wanted and n not in fits
     ]  # fmt: skip
+    if strict and differ and not problems:
+        raise InputError("\n".join([
+            f"{path} was saved from a network that computes something else than this {network.definition['name']}: "
+            "build the network with weights=file (models.build), or load what fits with strict=False.", *differ,
+        ]))  # fmt: skip
+    problems += differ
     if strict and problems:
         more = [f"  ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
         raise InputError("\n".join([
@@ -63,16 +75,45 @@ def load(network: Any, path: str | Path, *, strict: bool = True, replace_top: bo
     return "\n".join(report)
 
 
-def _finite_weights(path: str | Path) -> dict[str, Array]:
-    """The weights and buffers in a file by name; an InputError for NaN or infinite ones."""
+def _differences(network: Any, stored: dict[str, Any], asked: Iterable[str]) -> list[str]:
+    """The fields in which the file's network computes something else, as lines."""
+    if stored["name"] != network.definition["name"]:
+        return [f"  another name          {stored['name']} in the file, {network.definition['name']} in the network"]
+    ours, theirs = network.complete(network.definition), network.complete(stored)
+    return definitions.differences(*({f: v for f, v in d.items() if f not in asked} for d in (ours, theirs)))
+
+
+class _Shape(NamedTuple):
+    shape: tuple[int, ...]
+
+
+def count_numbers(path: str | Path) -> int:
+    """How many numbers the arrays in a weights file have together; nothing is read."""
     with open_h5(path) as file:
-        if file.attrs.get("format") != FORMAT or "weights" not in file:
-            raise InputError(f"{path} {FOREIGN}")
-        arrays = read_arrays(file["weights"])
+        return sum(int(_dataset(_weights(file), name).size) for name in _weights(file))
+
+
+def _weights(file: Any) -> Any:
+    """The group of arrays in an .h5 file of ours."""
+    if file.attrs.get("format") != FORMAT or "weights" not in file:
+        raise InputError(f"{file.filename} {FOREIGN}")
+    return _inside(file, "weights")
+
+
+def _finite_weights(path: str | Path, network: Any) -> tuple[dict[str, _Shape], dict[str, Array]]:
+    """The shape of each array in a file, and the arrays that fit into the network: no larger one is ever read.
+
+    An InputError for NaN and infinite numbers.
+    """
+    with open_h5(path) as file:
+        group = _weights(file)
+        shapes = {name: _Shape(_dataset(group, name).shape) for name in group}
+        fit = [n for n, a in network.state().items() if n in shapes and shapes[n].shape == a.shape]
+        arrays = read_arrays(group, fit)
     if broken := [name for name, a in arrays.items() if not np.isfinite(a).all()]:
         count = len(broken)
         raise InputError(f"{path} holds NaN or infinite weights in {broken[0]} ({count} arrays): use another file.")
-    return arrays
+    return shapes, arrays
 
 
 def definition_of(path: str | Path) -> dict[str, Any]:
@@ -81,6 +122,7 @@ def definition_of(path: str | Path) -> dict[str, Any]:
         definition = json.loads(file.attrs.get("definition", "{}"))
     if not isinstance(definition, dict) or "name" not in definition:
         raise InputError(f"{path} {FOREIGN}")
+    definitions.checked(definition, f"{path} is damaged, its network has")
     return definition
 
 
@@ -97,11 +139,25 @@ def open_h5(path: str | Path) -> Iterator[Any]:
     """An .h5 file open for reading; an InputError with its name if it is missing, damaged or of another kind."""
     import h5py
 
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {path}: check the path.")
+    try:
+        if not Path(path).exists():
+            raise InputError(f"there is no file {path}: check the path.")
+        if not Path(path).is_file():
+            kind = "a folder" if Path(path).is_dir() else "no ordinary file"
+            raise InputError(f"{path} is {kind}: name an .h5 file.")
+        with open(path, "rb") as plain:
+            plain.read(1)
+    except OSError as problem:
+        what = f"{path} cannot be read ({problem.strerror or problem})"
+        raise InputError(f"{what}: check its permissions and its disk.") from problem
     try:
         file = h5py.File(path, "r")
     except OSError as problem:
+        if "unable to lock file" in str(problem) or "already open" in str(problem):
+            raise InputError(
+                f"{path} is locked, another program is writing it: wait until that has ended (on a disk without locks "
+                "set HDF5_USE_FILE_LOCKING=FALSE)."
+            ) from problem
         raise InputError(
             f"{path} is not a whole .h5 file (cut short, or of another kind): copy or make it again."
         ) from problem
@@ -132,13 +188,30 @@ def write_atomically(path: str | Path, fill: Callable[[Any], None]) -> None:
 def write_arrays(group: Any, arrays: dict[str, Array]) -> None:
     """Write each array as a data set of the group."""
     for name, array in arrays.items():
+        if "/" in name:
+            raise InputError(f"the weight {name} cannot be saved: its name must not have a slash.")
         group.create_dataset(name, data=placed(array, "numpy"))
 
 
-def read_arrays(group: Any) -> dict[str, Array]:
-    """Every data set of a group, by name, as NumPy arrays."""
-    arrays = {name: group[name][()] for name in group}
-    for name, array in arrays.items():
-        if getattr(array, "dtype", np.dtype(object)).kind not in "fiu":
-            raise InputError(f"{group.file.filename} has something other than numbers in {name}: use another file.")
-    return arrays
+def read_arrays(group: Any, names: Iterable[str] | None = None) -> dict[str, Array]:
+    """Every data set of a group (or those of these names), by name, as NumPy arrays."""
+    return {name: _dataset(group, name)[()] for name in (group if names is None else names)}
+
+
+def _dataset(group: Any, name: str) -> Any:
+    """A data set of numbers; an InputError for anything else."""
+    dataset, path = _inside(group, name), group.file.filename
+    if getattr(dataset, "dtype", np.dtype(object)).kind not in "fiu" or dataset.shape is None:
+        raise InputError(f"{path} has something other than numbers in {name}: use another file.")
+    if dataset.external or dataset.is_virtual or (dataset.size and not dataset.id.get_storage_size()):
+        raise InputError(f"{path} does not hold the numbers of {name} itself: use another file.")
+    return dataset
+
+
+def _inside(group: Any, name: str) -> Any:
+    """group[name]; an InputError for a link to another place or another file."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{group.file.filename} has a link in place of {name}: use a file that holds all its arrays.")
+    return group[name]

@@ -157,23 +157,30 @@ class Inception(Network):
     """
 
     top = "fc"
+    usual_pixels = ((0.5,) * 3, (0.5,) * 3)
 
     def __init__(
         self, name: str, *, classes: int, width: float, size: int, channels: int, rng: Rng, **variant: Any
     ) -> None:
         if size < 75:
             raise InputError(f"{name} halves the image five times: size must be at least 75, not {size}.")
-        self.plan, d = INCEPTIONS[name], InceptionDefinition(**variant)
+        d = InceptionDefinition(**variant)
         changed = {k: v for k, v in asdict(d).items() if v != getattr(InceptionDefinition, k)}
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels, **changed)
-        half = (0.5,) * channels
-        mean, std = (half if values is None else values for values in (d.mean, d.std))
-        self.normalize = input_layer(channels, mean, std, d.bgr)
+        self.normalize = input_layer(channels, d.mean, d.std, d.bgr, self.usual_pixels)
         for stage, steps in self.plan.items():
             layers, channels = chain(channels, steps, width, d, rng)
             setattr(self, stage, layers)
         self.feature_width = channels
         self.fc = Linear(channels, classes, rng=rng, std=0.01)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The steps of each stage."""
+        return INCEPTIONS[self.definition["name"]]
+
+    def defaults(self) -> dict[str, Any]:
+        return asdict(InceptionDefinition())
 
     def features(self, x: Tensor) -> Tensor:
         x = self.normalize(x)

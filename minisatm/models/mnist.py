@@ -22,6 +22,7 @@ class LeNet(Network):
     """
 
     top = "ip2"
+    usual_pixels = ((0,) * 3, (256 / 255,) * 3)
 
     def __init__(
         self, *, classes: int, width: float, size: int, channels: int, rng: np.random.Generator, mean: Any = None,
@@ -31,8 +32,7 @@ class LeNet(Network):
             raise InputError(f"lenet has 5x5 kernels and halves the image twice: size must be at least 15, not {size}.")
         self.definition = dict(name="lenet", classes=classes, width=width, size=size, channels=channels,
                                mean=mean, std=std)  # fmt: skip
-        mean = (0,) * channels if mean is None else mean
-        self.normalize = input_layer(channels, mean, (256 / 255,) * channels if std is None else std)
+        self.normalize = input_layer(channels, mean, std, usual=self.usual_pixels)
         side = ((size - 3) // 2 - 3) // 2  # after two 5x5 convolutions, each with a pool that rounds up
         first, second, hidden = (scaled(n, width) for n in (20, 50, 500))
         self.conv1 = Conv2D(channels, first, 5, padding="valid", rng=rng)
@@ -86,6 +86,7 @@ class TramerNetwork(Network):
     """
 
     top = "fc"
+    usual_pixels = ((0,) * 3, (1,) * 3)
 
     def __init__(
         self, name: str, *, classes: int, width: float, size: int, channels: int, rng: np.random.Generator,
@@ -98,8 +99,7 @@ class TramerNetwork(Network):
         rates = drop_rates(name, dropout)
         self.definition = dict(name=name, classes=classes, width=width, size=size, channels=channels,
                                dropout=rates, mean=mean, std=std, exact=exact)  # fmt: skip
-        mean = (0,) * channels if mean is None else mean
-        self.normalize = input_layer(channels, mean, (1,) * channels if std is None else std)
+        self.normalize = input_layer(channels, mean, std, usual=self.usual_pixels)
         self.hidden: list[Module] = []
         remaining_rates = iter(rates)
         for layer in structure:

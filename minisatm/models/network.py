@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..backend import on_gpu, placed
 from ..errors import InputError
+from ..guards import described
 from ..inputs import check_pixels
 from ..layers import Linear, Module, Normalize
 from ..parallel import one_blas_thread
@@ -19,12 +21,12 @@ Array = Any
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def input_layer(channels: int, mean: Any = None, std: Any = None, bgr: bool = False) -> Normalize:
-    """The layer that normalises pixels: by mean and std (C,), or by ImageNet's (for grey images their average)."""
-    if mean is None:
-        mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
-    if std is None:
-        std = IMAGENET_STD if channels == 3 else (sum(IMAGENET_STD) / 3,)
+def input_layer(
+    channels: int, mean: Any = None, std: Any = None, bgr: bool = False, usual: Any = (IMAGENET_MEAN, IMAGENET_STD)
+) -> Normalize:
+    """The layer that normalises pixels: by mean and std (C,), or by the usual ones (for grey images their average)."""
+    means, stds = (values if channels == 3 else (sum(values) / 3,) for values in usual)
+    mean, std = means if mean is None else mean, stds if std is None else std
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"mean {mean} and std {std} must have one value for each of the {channels} channels.")
     return Normalize(mean, std, bgr=bgr)
@@ -43,10 +45,13 @@ class Network(Module):
     """
 
     definition: dict[str, Any]
+    usual_pixels: tuple[tuple[float, ...], ...] = (IMAGENET_MEAN, IMAGENET_STD)  # mean and std where none are given
     feature_width: int
     top: str  # the name of the layer that gives the logits
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(x, Tensor):
+            raise InputError(f"a network takes a Tensor, not {described(x)}: give Tensor(images).")
         size, channels = self.definition["size"], self.definition["channels"]
         if x.ndim != 4 or x.shape[1:] != (size, size, channels):
             raise InputError(
@@ -88,6 +93,19 @@ class Network(Module):
                 return self.logits_and_vjp(x)
 
         return function
+
+    def defaults(self) -> dict[str, Any]:
+        """The default of each field that the definition may leave out."""
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+    def complete(self, definition: dict[str, Any]) -> dict[str, Any]:
+        """A definition of this kind of network with a value for every field, also for mean and std."""
+        full = {**self.defaults(), **definition}
+        for field, usual in zip(("mean", "std"), self.usual_pixels):
+            if full.get(field) is None:
+                full[field] = usual if full.get("channels") == 3 else (sum(usual) / 3,)
+        return full
 
     def count_parameters(self) -> int:
         """How many numbers the weights have, buffers not counted."""

@@ -144,6 +144,9 @@ class ResNet(Network):
         self.feature_width = channels
         self.fc = Linear(channels, classes, rng=rng, std=0.01)
 
+    def defaults(self) -> dict[str, Any]:
+        return asdict(RESNETS[self.definition["name"]])
+
     def features(self, x: Tensor) -> Tensor:
         x = self.stem(self.normalize(x), relu=True)
         if self.d.stem == "imagenet":
