@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,6 +53,13 @@ READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     str: (str, "NAME"), int: (whole, "N"), float: (number, "X"), bool: (boolean, "on|off"),
     tuple[str, ...]: (words, "A,B"), tuple[float, ...]: (numbers, "X,X"),
 }  # fmt: skip
+
+
+def print_any_name() -> None:
+    """From now on, a name that the screen's encoding cannot show is printed with escapes and raises no error."""
+    for screen in (sys.stdout, sys.stderr):
+        if isinstance(screen, io.TextIOWrapper):
+            screen.reconfigure(errors="backslashreplace")
 
 
 class Parser(argparse.ArgumentParser):

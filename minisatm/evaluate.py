@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import backend
-from .cli import Parser, folder, number, numbers, words
+from .cli import Parser, folder, number, numbers, print_any_name, words
 from .errors import MISTAKES, InputError, tell
 from .evaluation import export
 from .evaluation.request import attack_list, settings_of
@@ -109,6 +109,7 @@ def prepare(args: Any) -> Session:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 2 for a user's mistake, with one sentence; 130 for Ctrl-C."""
+    print_any_name()
     args = parser().parse_args(argv)
     if args.list:
         print(attack_list())

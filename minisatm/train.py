@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-from .cli import READERS, Parser, folder
+from .cli import READERS, Parser, folder, print_any_name
 from .errors import MISTAKES, InputError, tell
 from .run import settings as config
 from .run.folder import RunFolder
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 2 for a user's mistake or a run that diverged, with one sentence; 130 for Ctrl-C."""
     from .run import experiment
 
+    print_any_name()
     options = vars(parser().parse_args(argv))
     out: Path | None = None
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 # Before NumPy: on matrices as small as these a second BLAS thread only waits, and starves what else is running.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import numpy as np
 import pytest
 from attack_cases import GOLDEN, Dense, thin_resnet
@@ -27,6 +26,12 @@ from minisatm.run import settings as config
 # Derandomised: a run that fails on one machine fails on all. No deadline: a busy machine is not a failure.
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """What is remembered of the images that tests make goes with the tests."""
+    os.environ["MINISATM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Adience's fold files: counts, label policies, disjoint subjects, and what is said of files that are not right."""
 
+import codecs
 import os
 from collections import Counter
 from pathlib import Path
@@ -119,6 +120,38 @@ def test_bytes_that_are_no_text_and_line_ends_of_windows(folder):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="fold_1_data.txt cannot be read as text"):
         adience.read_folds(folder)
+
+
+@pytest.mark.parametrize("mark, encoding", [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le")])
+def test_a_mark_at_the_beginning_of_a_fold_file(folder, mark, encoding):
+    path = folder / "fold_1_data.txt"
+    expected = adience.read_folds(folder)
+    path.write_bytes(mark + path.read_text().encode(encoding))
+    assert adience.read_folds(folder) == expected
+
+
+@pytest.mark.parametrize(
+    "odd", ["\0", "7" * 5000, "\x1b[2J\x1b]0;owned\x07", "\u202e", "\x9b31m", "\x08\x08", "\x7f", "\x0c"]
+)
+@pytest.mark.parametrize("field", [0, 1, 2, 3, 4, 11])
+def test_fields_that_are_no_text(folder, odd, field):
+    path = folder / "fold_1_data.txt"
+    lines = path.read_text().split("\n")
+    fields = lines[4].split("\t")
+    fields[field] += odd
+    lines[4] = "\t".join(fields)
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        InputError, match="fold_1_data.txt, line 5: characters that are not text, or a field"
+    ) as problem:
+        adience.read_folds(folder, "mapped")
+    assert str(problem.value).isprintable() and len(str(problem.value)) < 300
+
+
+def test_ages_that_nobody_has():
+    for age in ("7" * 5000, "(0, " + "9" * 400 + ")", "1000"):
+        assert [adience.group_of(age, labels) for labels in adience.POLICIES] == [None] * 3
+    assert adience.group_of("100", "mapped") == 7
 
 
 def test_a_subject_in_two_folds_is_refused(folder):

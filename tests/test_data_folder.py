@@ -70,13 +70,13 @@ def test_directories_that_are_no_classes(folder, tmp_path_factory):
         data.load("folder", folder)
 
 
-def test_images_that_do_not_decode_are_named_when_met(folder):
+def test_images_that_are_damaged_later_are_named_when_met(folder):
+    dataset = data.load("folder", folder)
     good = (folder / "old" / "01.png").read_bytes()
     (folder / "old" / "00.png").write_bytes(good[: len(good) // 2])
     (folder / "old" / "01.png").write_text("<html>")
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(folder / "old" / "02.png")
+    Image.fromarray(np.zeros((4, 4), np.int32)).save(folder / "old" / "02.png", "TIFF")
     (folder / "old" / "03.png").write_bytes(b"")
-    dataset = data.load("folder", folder)
     for index in (20, 21, 22, 23):
         with pytest.raises(InputError, match=rf"old/0{index - 20}.png does not decode \(.*\): delete it or fetch it"):
             dataset.read(index)

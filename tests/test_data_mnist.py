@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,77 @@ def test_files_that_are_not_right_are_named(folder, damage, text):
     damage(folder)
     with pytest.raises(InputError, match=text):
         data.load("mnist", folder)
+
+
+def header(dimensions, *shape):
+    return bytes([0, 0, 8, dimensions]) + np.array(shape, ">u4").tobytes()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2**32 - 1, 28, 28),  # -1 in signed bytes
+        (2**31, 2**31, 4),  # the product is 0 in 64 bits
+        (2**32 - 1, 2**32 - 1, 2**32 - 1),
+        (0, 2**32 - 1, 2**32 - 1),
+        (2**22, 28, 28),
+    ],
+)
+def test_a_header_that_claims_too_much_is_refused(folder, shape):
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header(3, *shape) + b"0123"))
+    with pytest.raises(InputError, match=rf"header has the shape \[{shape[0]}, .* more than the 1,073,741,824 bytes"):
+        data.load("mnist", folder)
+
+
+def test_a_header_without_images_is_refused(folder):
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header(3, 0, 28, 28)))
+    (folder / "train-labels-idx1-ubyte").write_bytes(header(1, 0))
+    with pytest.raises(InputError, match="no images left for the train part"):
+        data.load("mnist", folder).split()
+
+
+def test_a_file_that_unpacks_to_gigabytes_is_not_unpacked(folder):
+    """A member of a gzip file may follow another: 2,000 times a megabyte of zeros is a file of two megabytes."""
+    zeros = gzip.compress(bytes(2**20))
+    images = gzip.compress(idx(np.zeros((40, 28, 28))))
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(images + 2000 * zeros)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"31,361 bytes or more for the shape \[40, 28, 28\]\): fetch it again"):
+            data.load("mnist", folder)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(zeros * 2000)
+    with pytest.raises(InputError, match="begins with 00 00 00 00"):
+        data.load("mnist", folder)
+
+
+def test_a_wrong_checksum_is_seen(folder):
+    raw = bytearray((folder / "train-images-idx3-ubyte.gz").read_bytes())
+    raw[-6] ^= 1
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(raw)
+    with pytest.raises(InputError, match="is cut short or damaged .CRC check failed"):
+        data.load("mnist", folder)
+
+
+def test_the_fingerprint_sees_one_pixel_one_label_and_the_seed(folder):
+    def fingerprint(seed=0):
+        dataset = data.load("mnist", folder)
+        return dataset.fingerprint(dataset.split(seed=seed, validation=0.25))
+
+    first = fingerprint()
+    assert first["count"] == "30 train, 10 validation, 10 test"
+    assert {key for key, value in fingerprint(1).items() if value != first[key]} == {"split"}
+    name = "train-images-idx3-ubyte.gz"
+    (folder / name.removesuffix(".gz")).write_bytes(gzip.decompress((folder / name).read_bytes()))
+    assert fingerprint() == first  # packed or not, the images are the same
+    for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        raw = bytearray((folder / name).read_bytes())
+        raw[-1] ^= 1
+        (folder / name).write_bytes(raw)
+        assert {key for key, value in fingerprint().items() if value != first[key]} == {"images"}
+        first = fingerprint()
 
 
 @pytest.mark.skipif("MINISATM_DATA" not in os.environ, reason="MINISATM_DATA names no folder with data/mnist")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,7 +33,9 @@ class Dataset:
     (h, w, channels), channels 1 or 3; `read_near(i, size)`, where given, is faster: the same image, perhaps scaled down
     to no less than `size` pixels each way. subjects (n,) and folds (n,) int64, official_test (n,) bool, or None.
     notes: lines to print before training. mirror: whether training may mirror the images. missing: images that are
-    listed but not there. Raises InputError for no images, fewer than two classes, or a label that is no class.
+    listed but not there. files: the images' names inside the data folder; contents: digests of their files. copies (n,)
+    int64: exact copies have the same number, and `split` keeps them in one part where it draws the parts.
+    Raises InputError for no images, fewer than two classes, or a label that is no class.
     """
 
     name: str
@@ -46,6 +50,9 @@ class Dataset:
     mirror: bool = True
     read_near: Callable[[int, int], np.ndarray] | None = None
     missing: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    copies: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         classes = len(self.classes)
@@ -66,7 +73,8 @@ class Dataset:
 
         The test part is `fold` where there are folds; else the published test set; else a random fifth, balanced over
         the classes if no subjects are known. validation: the share of the other images, or in the last case of all
-        images (70/10/20), drawn by subject where there are subjects. No subject is in two parts.
+        images (70/10/20), drawn by subject where there are subjects. No subject is in two parts; nor are exact copies
+        of an image, where parts are drawn.
         Raises InputError for a fold that does not exist, and when a part would be empty.
         """
         if not 0 <= validation < 1:
@@ -93,12 +101,51 @@ class Dataset:
         """Return a mask of about `share` of the images in mask `among`: whole subjects, or a share of each class."""
         chosen = np.zeros(len(self), bool)
         if self.subjects is not None:
-            subjects, counts = np.unique(self.subjects[among], return_counts=True)
+            whose = self._subjects_with_copies()[among]
+            subjects, counts = np.unique(whose, return_counts=True)
             order = rng.permutation(len(subjects))
             middle = np.cumsum(counts[order]) - counts[order] / 2  # rounds: a subject more than half inside is taken
-            chosen[among] = np.isin(self.subjects[among], subjects[order[middle < share * counts.sum()]])
+            inside = middle < share * counts.sum()
+            if share > 0 and len(subjects) > 1 and not inside.any():
+                inside[np.argmin(counts[order])] = True  # few subjects: one rather than none
+            chosen[among] = np.isin(whose, subjects[order[inside]])
         else:
             for label in range(len(self.classes)):
                 members = rng.permutation(np.flatnonzero(among & (self.labels == label)))
                 chosen[members[: round(share * len(members))]] = True
+            if self.copies is not None:
+                _, first, group = np.unique(np.where(among, self.copies, -1), return_index=True, return_inverse=True)
+                chosen = chosen[first][group]  # copies go where the first of them goes
         return chosen
+
+    def _subjects_with_copies(self) -> np.ndarray:
+        """The subjects, where two that share an exact copy of an image are one."""
+        assert self.subjects is not None
+        merged = self.subjects.copy()
+        if self.copies is not None:
+            for number in np.flatnonzero(np.bincount(self.copies) > 1):
+                whose = np.unique(merged[self.copies == number])
+                merged[np.isin(merged, whose)] = whose[0]
+        return merged
+
+    def fingerprint(self, split: Split) -> dict[str, str]:
+        """Describe the data and its parts in four texts, each equal only for the same data, on any machine.
+
+        classes: the names in their order, as JSON. count: the images of each part. images: a digest of the name, the
+        class and the content of every image. split: a digest of the names in each part. The order in which a folder
+        lists its files has no say; nor has the place of the folder.
+        """
+        names = self.files or tuple(map(str, range(len(self))))
+        contents = self.contents or [hashlib.sha256(self.read(k).tobytes()).hexdigest() for k in range(len(self))]
+        classes = [self.classes[label] for label in self.labels]
+        parts = {part: sorted(names[k] for k in indices) for part, indices in split._asdict().items()}
+        return dict(
+            classes=json.dumps(self.classes, ensure_ascii=False),
+            count=", ".join(f"{len(indices):,} {part}" for part, indices in parts.items()),
+            images=_digest(sorted(zip(names, classes, contents))),
+            split=_digest(parts),
+        )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

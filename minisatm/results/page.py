@@ -86,13 +86,18 @@ def write(results: Results) -> Path:
     if others:
         parts.append(_section("Other figures", "".join(_image(folder, name) for name in others)))
     parts.append(_section("Confusion matrices, clean test images", _confusions(results)))
+    data = folder / "data.txt"
+    about = data.read_text(encoding="utf-8").splitlines() if data.is_file() else []
+    listed = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in about)}</ul>"
+    parts.append(_section("The data", listed if about else _missing("This folder has no data.txt with notes on it.")))
     notes = "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *[LEAK_NOTE] * results.may_leak))
     parts.append(_section("How to read this", f"<ul>{notes}</ul>"))
     title = escape(f"minisatm report: {folder.resolve().name}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     page = f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head>\n<body><main>\n'
     path = folder / "report.html"
-    path.write_text(page + "\n".join(parts) + "\n</main></body></html>\n", encoding="utf-8")
+    page += "\n".join(parts) + "\n</main></body></html>\n"
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # a folder's name can hold any bytes
     return path
 
 

@@ -282,8 +282,9 @@ def run_new(settings: Settings, out: Path) -> Path:
     experiment = _prepared(settings)
     networks = experiment.start_networks()
     run = RunFolder.create(out, settings, list(experiment.kinds))
-    if experiment.dataset.missing:
-        (run.path / "missing_images.txt").write_text("\n".join(experiment.dataset.missing) + "\n")
+    for name, lines in (("data.txt", experiment.dataset.notes), ("missing_images.txt", experiment.dataset.missing)):
+        if lines:
+            (run.path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return experiment.complete(run, networks)
 
 

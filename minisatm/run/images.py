@@ -25,7 +25,13 @@ def prepare_data(settings: Settings) -> data.Dataset:
         raise InputError(f"--data {settings.data} needs --data-dir, the directory that holds it.")
     else:
         directory = Path(settings.data_dir)
-    return data.load(settings.data, directory, labels=settings.labels)
+    with bar(0, "checking", "image") as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        return data.load(settings.data, directory, labels=settings.labels, progress=progress)
 
 
 def test_images(settings: Settings, *, batch: int, backend: str) -> tuple[data.Dataset, data.Batches]:
