@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 from commands import call as train_call
@@ -12,7 +13,7 @@ from evaluation_runs import call, table
 from PIL import Image
 from tiny_runs import TINY, stopping
 
-from minisatm import InputError, data, models
+from minisatm import InputError, classify, data, models
 from minisatm.run import experiment, images
 from minisatm.run import monitor as monitors
 from minisatm.run import settings as config
@@ -206,7 +207,7 @@ def test_resume_refuses_other_images(folder, tmp_path, change, words):
     assert words in str(problem.value)
 
 
-def test_a_run_that_goes_on_checks_its_images_before_it_touches_anything(folder, tiny, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_checks_its_images_before_it_touches_anything(folder, tiny, tmp_path, monkeypatch, capsys):
     out, settings = tmp_path / "run", tiny(data="folder", data_dir=str(folder), size=SIZE, width=1 / 8, fold=0,
                                            networks=("a=resnet20", "b=resnet20"))  # fmt: skip
     patch = stopping(monkeypatch, "clean", 2, "ctrl-c")
@@ -221,6 +222,24 @@ def test_a_run_that_goes_on_checks_its_images_before_it_touches_anything(folder,
     (folder / "cat" / "new.png").unlink()
     experiment.run_on(out, settings)
     assert len(table(out / "log.csv")) == 9
+    capsys.readouterr()
+    argv = [str(folder / "cat" / "00.png"), "--weights", str(out / "networks" / "satm-a.h5")]
+    assert classify.main(argv) == 0  # a network of a run knows the names of its classes
+    assert sorted(line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("labels, shown", [(None, "012"), (list("xyz"), "xyz"), (list("xy"), "012"), ({"a": 1}, "012"),
+                                           ([1, 2, "\x1b[31m"], ("1", "2", "\\x1b[31m"))])  # fmt: skip
+def test_labels_in_a_weights_file(tmp_path, capsys, labels, shown):
+    """Without one for each class, the classes have numbers."""
+    file = tmp_path / "x.h5"
+    models.build("resnet20", classes=3, width=1 / 8, size=SIZE, rng=0).save(file)
+    if labels is not None:
+        with h5py.File(file, "r+") as h5:
+            h5.attrs["labels"] = json.dumps(labels)
+    picture(tmp_path / "x.png", 0)
+    assert classify.main([str(tmp_path / "x.png"), "--weights", str(file)]) == 0
+    assert sorted(line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]) == sorted(shown)
 
 
 def test_digits_are_known_by_their_digest(tmp_path):

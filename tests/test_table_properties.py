@@ -1,4 +1,4 @@
-"""What must hold of every table, figure and verdict: each number stands where it says, and an interval where it ends."""
+"""What must hold of every table, figure and verdict: each number stands where it says, each interval ends there."""
 # ruff: noqa: F401, F811 (imported fixtures, and arguments of their names)
 
 import math

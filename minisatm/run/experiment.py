@@ -154,7 +154,7 @@ class Experiment:
                 else:
                     here = position if position and position.phase == phase else Position(phase)
                     self.methods[method] = self._phase(run, here, display)
-                    run.save_networks(method, self.methods[method])
+                    run.save_networks(method, self.methods[method], self.dataset.classes)
 
     def _check_memory(self, networks: dict[str, Network]) -> None:
         """An InputError if the batch does not fit the GPU says how much it needs and which batch fits."""
