@@ -106,10 +106,13 @@ def test_validation_is_the_mean_over_images_and_not_over_batches(networks, batch
     assert [len(y) for _, y in images] == [16, 4]
     x, y = (np.concatenate(part) for part in zip(*images))
     x_adv = np.concatenate([attacks.fgsm(networks["satm/x"], *image, epsilon=2.6 / 255) for image in images])
-    seen = {"rate": x, "adversarial_rate": np.rint(255 * x_adv).clip(np.rint(255 * x) - 2, np.rint(255 * x) + 2) / 255}
-    for term, shown in seen.items():
-        rate = (predict(networks["undefended/x"], shown.astype(np.float32)) == y).mean()
-        assert found["undefended/x"][term] == pytest.approx(rate, abs=1e-6), term
+    kept = (np.rint(255 * x_adv).clip(np.rint(255 * x) - 2, np.rint(255 * x) + 2) / 255).astype(np.float32)
+    network = networks["undefended/x"]
+    for shown, rate, term in ((x, "rate", "clean"), (kept, "adversarial_rate", "adversarial")):
+        logits = attacks.logits_of(network, shown).astype(np.float64)
+        losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(20), y]
+        assert found["undefended/x"][rate] == pytest.approx((logits.argmax(axis=1) == y).mean(), abs=1e-6)
+        assert found["undefended/x"][term] == pytest.approx(losses.mean(), rel=1e-4)
     assert set(found["satm/x"]) == {"loss", "clean", "rate"}  # without a source: clean images alone
 
 

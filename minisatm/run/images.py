@@ -142,8 +142,8 @@ def _test_part(run: Path, dataset: data.Dataset, split: Split, notes: list[str])
         which = f"{len(lost):,} of its {len(wanted):,} test images are not there any more; " if lost else ""
         raise InputError(f"the images are not those of {run} ({which}{'; '.join(found)}): put them back as they "
                          "were, or name the folder that holds them with --data-dir.")  # fmt: skip
-    notes.append(f"the images or their parts have changed since {run} was trained ({'; '.join(found)}): it is evaluated "
-                 f"on exactly its own {len(wanted):,} test images, found by name")  # fmt: skip
+    notes.append(f"the images or their parts have changed since {run} was trained ({'; '.join(found)}): it is "
+                 f"evaluated on exactly its own {len(wanted):,} test images, found by name")  # fmt: skip
     return np.array([places[entry] for entry in wanted], np.int64)
 
 
