@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m minisatm.classify", description=__doc__)
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="pictures; each is resized to a square")
     p.add_argument("--weights", required=True, metavar="x.h5", help="a network's file, of a run or of weights_convert")
-    p.add_argument("--labels", type=Path, metavar="FILE", help="text file with one label a line (default: the run's, or numbers)")
+    p.add_argument("--labels", type=Path, metavar="FILE", help="one label a line (default: the run's or numbers)")
     print_any_name()
     args = p.parse_args(argv)
     try:

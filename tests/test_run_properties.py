@@ -231,6 +231,13 @@ def test_the_hold_out_has_no_say_in_early_stopping(alone, tmp_path, monkeypatch,
     assert (best["iteration"], best["best"]) == (4, 2.0)
 
 
+def test_a_lower_loss_ends_the_count_of_patience(alone, tmp_path, monkeypatch):
+    losses_of(monkeypatch, rest=[3, 4, 2, 3, 4, 5])
+    experiment.run_new(alone(method="clean", clean_iterations=20, patience=2), tmp_path / "run")
+    assert [row["iteration"] for row in table(tmp_path / "run" / "epochs.csv")] == ["1", "3", "5", "7", "9"]
+    assert at(tmp_path / "run" / "best.h5")["iteration"] == 6
+
+
 def test_epochs_say_which_images_and_which_loss(alone, tmp_path, monkeypatch):
     losses_of(monkeypatch, rest=[2, 3, 4, 5], b=[7, 8, 9, 10])
     experiment.run_new(alone(clean_iterations=4, iterations=4), tmp_path / "run")

@@ -9,7 +9,7 @@ import pytest
 from evaluation_runs import THREE, batches, call, few_questions, lively, networks, run
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folders import make_run
+from run_folders import make_pairs, make_run
 
 from minisatm import attacks, metrics, optim, satm
 from minisatm.evaluation import crossing, curves, main_table, masking, matrix, session
@@ -261,7 +261,7 @@ def test_an_error_bar_goes_from_the_lower_to_the_upper_end(tmp_path, monkeypatch
     """Intervals that are not symmetric."""
     kept = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
-    rows = [Row(m, "a", c, "", 10, 0.5, 0.5 - 0.01 * k, 0.5 + 0.03 * k, 0.9, 0.8, 1.0)
+    rows = [Row(m, "a", c, "", 10, 0.5 + 0.02 * k, 0.5 + 0.01 * k, 0.5 + 0.04 * k, 0.9, 0.8, 1.0)
             for k, (m, c) in enumerate(((m, c) for m in ("undefended", "satm") for c in CONDITIONS), 1)]  # fmt: skip
     figures.figure_results(Results({}, rows))
     (axes,) = kept[0].axes
@@ -275,6 +275,37 @@ def test_an_error_bar_goes_from_the_lower_to_the_upper_end(tmp_path, monkeypatch
                 for x, row in enumerate(r for r in rows if r.method == m)}  # fmt: skip
     assert found.keys() == expected.keys()
     assert all(found[x] == pytest.approx(expected[x]) for x in found)
+    heights = {round(bar.get_x() + bar.get_width() / 2, 1): bar.get_height() / 100 for bar in axes.patches}
+    middles = [row.rate for m in ("undefended", "satm") for row in rows if row.method == m]
+    assert heights == pytest.approx(dict(zip(expected, middles)))
+
+
+def test_the_matrix_on_the_screen_has_rates_intervals_and_one_off(monkeypatch):
+    """Answers 0, 1 and 3 where 0 is right: the rate of one, the one-off rate of two of them."""
+    counts = {("a", ""): (80, 10), ("b", ""): (60, 40), ("a", "a"): (10, 20), ("b", "a"): (50, 5)}
+    answers = {pair: np.repeat([0, 1, 3], [n, m, 100 - n - m]) for pair, (n, m) in counts.items()}
+    sizes = {"a": np.linspace(0.01, 0.03, 100)}
+    found = Crossing(AttackSetting("fgsm", 0.1), np.zeros(100, int), answers, answers, sizes, {})
+    head, _, *lines = (line.split() for line in matrix.matrix_text(found, 4).splitlines())
+    ends = {pair: "{:.0f}-{:.0f}".format(*(100 * e for e in metrics.interval(n / 100, 100)))
+            for pair, (n, _) in counts.items()}  # fmt: skip
+    assert lines[:4] == [["1", "a", "80.0", "10.0*"], [ends["a", ""], ends["a", "a"]],
+                         ["2", "b", "60.0", "50.0"], [ends["b", ""], ends["b", "a"]]]  # fmt: skip
+    assert lines[4][-1] == f"{256 * 0.02:.1f}"
+    assert lines[6:] == [["1", "a", "90.0", "30.0"], ["2", "b", "100.0", "55.0"]]
+    (row,) = found.rows({("b", "a"): dict(method="m", network="b", condition="c")}, 4)
+    assert (row.perturbation, row.largest_perturbation) == (pytest.approx(0.02), pytest.approx(0.03))
+
+
+def test_wrong_answers_of_figure_1_are_red(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    pairs = make_pairs()[:2]
+    pairs[1] = pairs[1] | {"predicted_clean": 5, "predicted_adversarial": 1}
+    figures.figure_pairs(tmp_path / "x.png", pairs)
+    titles = [(axes.get_title(), axes.title.get_color() != figures.INK) for axes in kept[0].axes]
+    assert titles == [("adversarial: class 7", True), ("clean: class 0", False), ("difference × 2", False),
+                      ("adversarial: class 1", False), ("clean: class 5", True), ("difference × 4", False)]  # fmt: skip
 
 
 def test_a_curve_has_its_interval_and_its_chance(tmp_path, monkeypatch):
