@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .inputs import check_choice
 from .kernels import numpy_kernels, plain
 
 NAMES = ("numpy", "plain", "cupy")
@@ -138,8 +139,7 @@ def _one_line(problem: Exception) -> str:
 
 def require(name: str) -> None:
     """Raise an InputError with the reason if this backend cannot be used here."""
-    if name not in NAMES:
-        raise InputError(f"unknown backend {name!r}: choose {', '.join(NAMES)}.")
+    check_choice("backend", name, NAMES)
     if name == "cupy" and (problem := cupy_problem()):
         raise InputError(problem)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .inputs import did_you_mean, unknown
 from .units import fraction
 
 
@@ -16,7 +17,7 @@ def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError as problem:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from problem
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, write it like 1000") from problem
 
 
 def number(text: str) -> float:
@@ -38,7 +39,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def boolean(text: str) -> bool:
     if text not in ("on", "off"):
-        raise argparse.ArgumentTypeError(f"{text!r}: choose on or off")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
     return text == "on"
 
 
@@ -63,7 +64,40 @@ def print_any_name() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong with an option in one sentence, without the whole usage before it."""
+    """A parser that says what is wrong with an option in one sentence, without the whole usage before it.
+
+    An option is written in full. Of an option that is given twice the last value counts, and a line says so.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", int, whole)
+        self.register("type", float, number)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        words = [str(word) for word in (sys.argv[1:] if args is None else args)]
+        options = {option: action for action in self._actions for option in action.option_strings}
+        last: dict[str, str] = {}  # option -> how it was last given
+        for k, word in enumerate(words[: words.index("--")] if "--" in words else words):
+            option, equals, _ = word.partition("=")
+            if not word.startswith("--"):
+                continue
+            if option not in options:
+                self.error(f"there is no option {option}{did_you_mean(option, options)}")
+            given = word if equals else " ".join(words[k : k + 2])
+            if option in last and options[option].nargs != 0:
+                print(f"note      {option} is given more than once: {given} counts, not {last[option]}")
+            last[option] = given
+        parsed, left = super().parse_known_args(words, namespace)
+        if left:
+            self.error(f"{left[0]} is neither an option nor the value of one{did_you_mean(left[0], options)}")
+        return parsed, left
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = action.dest.replace("_", " ")
+            raise argparse.ArgumentError(action, unknown(what, value, action.choices).removesuffix("."))
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace("expected one argument", "give it a value (with = where the value begins with -)")
         self.exit(2, f"error: {message}; see --help.\n")

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import ops
 from .backend import array_module, copied_to, kernels, placed, require
+from .inputs import EXACT_ENOUGH, PythonNumbers, check_choice
 from .kernels.plain import Pair
 from .ops.conv import Padding, pair
 from .tape import Array, only
@@ -18,14 +19,13 @@ from .tensor import Tensor, grad
 Rng = np.random.Generator
 
 
-class Module:
+class Module(PythonNumbers):
     """The base class of layers and networks: its attributes are weights, buffers and sub-modules, in definition order.
 
     Tensors are weights; arrays named in `buffer_names` are buffers, which are saved but not trained. Each module has
     its own `training`: batch norm and dropout read it.
     """
 
-    buffer_names: tuple[str, ...] = ()
     training = True
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
@@ -112,6 +112,7 @@ class Module:
 
     def astype(self, dtype: Any) -> Any:
         """Weights and buffers in another dtype: float32 to train, float64 to check."""
+        check_choice("dtype", str(np.dtype(dtype)), EXACT_ENOUGH)
         self.zero_grad()
         return self._replace(lambda _, array: array.astype(dtype))
 

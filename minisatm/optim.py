@@ -10,11 +10,12 @@ import numpy as np
 
 from .backend import copied_to, kernels
 from .errors import InputError
+from .inputs import PythonNumbers, check_choice, python_number, unknown
 from .tape import Array
 from .tensor import Tensor
 
 
-class Optimiser:
+class Optimiser(PythonNumbers):
     """Updates the weights {name: Tensor}; a weight without a gradient does not change.
 
     Slots are arrays that the rule keeps for each weight, such as the momentum; state() and set_state() save and restore
@@ -39,9 +40,10 @@ class Optimiser:
         if not updates:
             return 0.0
         k = kernels(updates[0][0].data)
+        rate, clip = self.learning_rate * python_number(factor), python_number(clip)
         norm, scale = k.clip_by_norm([weight.grad for weight, _ in updates], clip)
         for weight, slots in updates:
-            self.update(k, weight.data, weight.grad, *slots, scale, rate=self.learning_rate * factor)
+            self.update(k, weight.data, weight.grad, *slots, scale, rate=rate)
             weight.version += 1  # it was changed in place: a backward pass from an earlier forward pass must fail
             weight.grad = None
         return norm
@@ -99,8 +101,7 @@ def build(
     name: str, parameters: dict[str, Tensor], learning_rate: float, *, momentum: float = 0.9, **rest: Any
 ) -> Optimiser:
     """An optimiser by name, "sgd" (with momentum) or "adam"."""
-    if name not in OPTIMISERS:
-        raise InputError(f"unknown optimiser {name!r}: choose {' or '.join(OPTIMISERS)}.")
+    check_choice("optimiser", name, OPTIMISERS)
     if name == "sgd":
         rest["momentum"] = momentum
     return OPTIMISERS[name](parameters, learning_rate, **rest)
@@ -117,4 +118,4 @@ def schedule(kind: str, iteration: int, iterations: int, warmup: int = 0) -> flo
         return 1.0
     if kind == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / max(1, iterations - warmup)))
-    raise InputError(f"unknown schedule {kind!r}: choose constant or cosine.")
+    raise InputError(unknown("schedule", kind, ("constant", "cosine")))

@@ -16,6 +16,7 @@ from . import ops
 from .attacks import craft
 from .backend import array_module, scalar
 from .domain import DomainClassifier
+from .inputs import python_number
 from .layers import seed_dropout
 from .models.network import Network
 from .optim import Optimiser
@@ -76,6 +77,10 @@ class Rules:
     clip: float | None = None
     seed: int = 0
     schedule: Callable[[int], float] = lambda iteration: 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, python_number(value))
 
 
 class Monitor(Protocol):
@@ -147,7 +152,7 @@ def descend(learner: Learner, loss: Callable[[], Loss], rules: Rules, iteration:
         total, terms = loss()
         # g = 1, but NaN for a loss that is not finite: then every gradient is NaN, and the optimiser moves no weight.
         total.backward(total.data * 0 + 1)
-        factor = rules.schedule(iteration)
+        factor = python_number(rules.schedule(iteration))
         terms["learning_rate"] = learner.optimiser.learning_rate * factor
         terms["gradient_norm"] = learner.optimiser.step(factor, rules.clip)  # 13, 14: w <- w + SGD(lr, Loss, w)
         if learner.domain_optimiser is not None:

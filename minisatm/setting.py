@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import InputError
+from .inputs import check_choice, listed
 from .units import epsilon_text
 
 OURS = "our choice"  # the paper leaves the value open
@@ -17,11 +18,20 @@ TYPES = {str: "a text", bool: "true or false", int: "a whole number", float: "a 
 
 
 @dataclass(frozen=True)
+class When:
+    """When a run reads a setting: a test of all the settings, and the words for it, which go after "with"."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
 class Setting:
     """The declaration of one setting; the dataclass whose field it is knows its name and type.
 
     paper: the paper's value, None if it gives none. source: where the default comes from then, OURS or a reference.
     unset: what None, an empty text or an empty list means. of: the only methods that read it; all, if empty.
+    when: what else a run needs to read it.
     """
 
     default: Any
@@ -35,6 +45,7 @@ class Setting:
     source: str = ""
     unset: str = ""
     of: tuple[str, ...] = ()
+    when: When | None = None
     metavar: str = ""
     name: str = ""
     type: Any = str
@@ -45,8 +56,10 @@ class Setting:
 
     @property
     def meaning(self) -> str:
-        """The help text with the methods that read the setting and its unit."""
-        return f"{' and '.join(self.of)} only: " * bool(self.of) + self.help + f", in {self.unit}" * bool(self.unit)
+        """The help text with its unit and what a run needs to read the setting."""
+        methods = f"{listed(self.of, 'and')} only: " if self.of else ""
+        only = f"; only with {self.when.words}" if self.when else ""
+        return methods + self.help + f", in {self.unit}" * bool(self.unit) + only
 
     @property
     def origin(self) -> str:
@@ -73,6 +86,19 @@ class Setting:
         if isinstance(value, float):
             return epsilon_text(value) if self.unit == PIXELS else f"{value:g}".replace("e-0", "e-")
         return str(value)
+
+    def check_read(self, settings: Any) -> None:
+        """Raise an InputError for a setting that a run with these settings does not read."""
+        needed = []
+        if self.of and settings.method not in self.of:
+            needed.append(f"--method {listed(self.of, 'or')}")
+        if self.when and not self.when.holds(settings):
+            needed.append(self.when.words)
+        if needed:
+            given = f"{self.option} {self.text(getattr(settings, self.name))}"
+            raise InputError(
+                f"{given} has no effect: only a run with {' and '.join(needed)} reads it, so leave it out."
+            )
 
     def check_type(self, value: Any) -> None:
         if not _fits(value, self.type):
@@ -101,11 +127,6 @@ def declared(settings: type) -> dict[str, Setting]:
     """{name: declaration} of a dataclass whose fields are made by `setting`."""
     types = get_type_hints(settings)
     return {f.name: replace(f.metadata["setting"], name=f.name, type=types[f.name]) for f in fields(settings)}
-
-
-def check_choice(what: str, value: Any, known: Sequence[Any]) -> None:
-    if value not in known:
-        raise InputError(f"unknown {what} {value!r}: choose {', '.join(map(str, known))}.")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from . import tape
+from .inputs import python_number
 from .tape import Array, Recorded, RecordedAux
 
 OPS: dict[str, Callable[..., Any]] = {}  # every op by name, for the tests that check all of them
@@ -111,10 +112,11 @@ def op(function: Callable[..., RecordedAux]) -> Callable[..., tuple[Tensor, Any]
 def op(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a function of arrays that returns (value, vjps) into an op on tensors, and enter it in OPS.
 
-    Positional arguments are arrays that may have a gradient (or None, or Python scalars); keyword-only ones are
-    settings. `vjps` has an entry for each positional argument: a function of the output's gradient, or None for an
-    argument without a gradient. If the gradients share work, it is one function (g, wanted) -> all gradients. A third
-    value, `aux`, is returned beside the tensor. `op.raw` is the function itself: the mathematics without a tape.
+    Positional arguments are arrays that may have a gradient (or None, or scalars); keyword-only ones are settings.
+    Settings and scalars beside a tensor become Python numbers, which leave its dtype as it is. `vjps` has an entry for
+    each positional argument: a function of the output's gradient, or None for an argument without a gradient. If the
+    gradients share work, it is one function (g, wanted) -> all gradients. A third value, `aux`, is returned beside the
+    tensor. `op.raw` is the function itself: the mathematics without a tape.
     """
     name = function.__name__
     inputs = [p.name for p in signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -123,7 +125,9 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
     def record(*args: Any, **settings: Any) -> Any:
         while len(args) < len(inputs) and inputs[len(args)] in settings:  # conv2d(x, w, b=bias)
             args += (settings.pop(inputs[len(args)]),)
-        value, vjps, *aux = function(*(a._data if isinstance(a, Tensor) else a for a in args), **settings)
+        number = python_number if any(isinstance(a, Tensor) for a in args) else lambda a: a
+        arrays = (a._data if isinstance(a, Tensor) else number(a) for a in args)
+        value, vjps, *aux = function(*arrays, **{k: python_number(v) for k, v in settings.items()})
         out = Tensor(value)
         parents = tuple(map(_parent, args))
         if any(p is not None for p in parents):

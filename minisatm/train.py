@@ -59,7 +59,11 @@ def settings_from(options: dict[str, Any]) -> config.Settings:
     asked = [options[k] for k in ("clean_iterations", "iterations") if k in options]
     if asked and changes.get("method") == "clean":
         changes["clean_iterations"] = sum(asked)
-    return config.from_preset((base | options).get("preset", "toy"), changes)
+    settings = config.from_preset((base | options).get("preset", "toy"), changes)
+    for s in config.declarations():
+        if s.name in options:  # a preset and a config.json may hold what this run does not read
+            s.check_read(settings)
+    return settings
 
 
 def resumed_settings(saved: dict[str, Any], where: dict[str, Any]) -> config.Settings:

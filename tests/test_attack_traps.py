@@ -130,6 +130,16 @@ def test_momentum_of_other_things(dense, golden, variant):
         assert not np.array_equal(*few)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.25, 1.0, 3.0])
+def test_momentum_with_its_decay(dense, golden, decay):
+    """At 0 it is iterative FGSM; another decay gives other steps, those that are written out here."""
+    x, y = golden["x"], golden["y"]
+    ours = attacks.momentum_fgsm(dense, x, y, epsilon=0.3, decay=decay)
+    by_hand = momentum_by_hand(dense, x, y, lambda m, g: decay * m + g / per_image(g), epsilon=0.3)
+    assert np.array_equal(ours, by_hand)
+    assert np.array_equal(ours, attacks.iterative_fgsm(dense, x, y, epsilon=0.3)) == (decay == 0)
+
+
 def test_restarts_that_keep_the_last_try(dense, golden):
     """The last of several tries is worse than the best for some image; ours is never worse with more of them."""
     x, y = golden["x"], golden["y"]

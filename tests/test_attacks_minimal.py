@@ -142,3 +142,58 @@ def test_a_search_goes_down(dense, golden):
     one, some, many = (attacks.true_margin(dense(Tensor(m))[0].data, y) for m in searched)
     noise = attacks.true_margin(dense(Tensor(run("random_noise", dense, x, y, epsilon=0.1)))[0].data, y)
     assert (many <= one).all() and many.mean() < some.mean() < one.mean() and many.mean() < noise.mean()
+
+
+class Falling:
+    """Two classes; from question to question an image's loss falls by its own share, whose number is its last pixel."""
+
+    def __init__(self, shares):
+        self.shares, self.asked = np.asarray(shares), []
+        self.x = np.full((len(shares), 3, 3, 1), 0.5)
+        self.x[:, -1, -1, 0] = np.arange(len(shares)) / 10
+
+    def __call__(self, x):
+        which = np.rint(x[:, -1, -1, 0] * 10).astype(int)
+        f = (1 - self.shares[which]) ** len(self.asked)
+        self.asked.append(which.tolist())
+        return np.stack([f, np.zeros_like(f)], axis=1), lambda g: np.zeros_like(x)
+
+
+def test_carlini_wagner_stops_where_the_loss_no_longer_falls():
+    """Checked after each tenth of the steps: the first check only notes the loss, the second one stops the image."""
+    for steps, search_steps in ((50, 1), (50, 4), (200, 2), (7, 1)):
+        flat, patient = Falling([0.0, 0.0]), Falling([0.0, 0.0])
+        options = dict(steps=steps, search_steps=search_steps, c=1.0)
+        attacks.carlini_wagner_l2(flat, flat.x, np.zeros(2, int), **options)
+        assert flat.asked == [[0, 1]] * (2 * max(1, steps // 10) * search_steps)
+        attacks.carlini_wagner_l2(patient, patient.x, np.zeros(2, int), abort_early=False, **options)
+        assert patient.asked == [[0, 1]] * (steps * search_steps)
+
+
+def test_carlini_wagner_goes_on_while_the_loss_falls_by_a_share_of_1e_4():
+    """An image whose loss falls by 2e-4 goes on; one with 5e-5, or whose loss rises, stops. Each by itself."""
+    falling = Falling([2e-4, 5e-5, 0.1, -0.1, 0.0])  # with 10 steps there is a check after each
+    attacks.carlini_wagner_l2(falling, falling.x, np.zeros(5, int), steps=10, search_steps=1, c=1.0)
+    assert falling.asked == [[0, 1, 2, 3, 4]] * 2 + [[0, 2]] * 8
+
+
+def test_square_leaves_an_image_that_is_fooled(dense, golden):
+    """Its first example that fools is its last one, though later squares would lower the margin further."""
+    x, y = golden["x"], golden["y"]
+    examples = [run("square", dense, x, y, epsilon=0.1, steps=60)]
+    seen = []
+
+    def watching(images):
+        logits, vjp = dense.logits_and_vjp(images)
+        seen.append((images.copy(), attacks.true_margin(logits, y)))
+        return logits, vjp
+
+    assert np.array_equal(run("square", watching, x, y, epsilon=0.1, steps=60), examples[0])
+    margins = np.stack([margin for _, margin in seen])  # of the start, then of each candidate
+    late = 0
+    for image in range(len(x)):
+        fooled = np.flatnonzero(margins[:, image] < 0)
+        if len(fooled):
+            assert np.array_equal(examples[0][image], seen[fooled[0]][0][image])
+            late += margins[fooled[0] :, image].min() < margins[fooled[0], image]
+    assert late > 3 and (margins[0] >= 0).any()

@@ -77,10 +77,6 @@ def test_what_is_no_file_of_weights_is_named(tmp_path):
         "(PyTorch zip) holds no weights: give the file with the trained weights."
     )
     assert refusal(torch_zip(tmp_path / "p", pickled([1]), {})).startswith("holds no names: torch.save the model.state")
-    two = {"a": {"w": tensor("0", 1, (1,), (1,))}, "b": {"w": tensor("0", 1, (1,), (1,))}}
-    assert refusal(torch_zip(tmp_path / "p", pickled(two), {})).startswith(
-        "holds several sets of tensors (a, b): torch"
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,15 +31,10 @@ def test_what_a_terminal_is_shown(raw, expected):
     assert text == expected and text.isprintable() and text.encode()
 
 
-@pytest.mark.parametrize(
-    "mark, encoding",
-    [
-        (b"", "utf-8"),
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-    ],
-)
+MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
+
+
+@pytest.mark.parametrize("mark, encoding", [(b"", "utf-8"), *((mark, encoding) for encoding, mark in MARKS.items())])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_of_text(tmp_path, mark, encoding, end):
     (tmp_path / "x").write_bytes(mark + end.join(["ä", "b\x85c", ""]).encode(encoding))

@@ -140,7 +140,7 @@ def test_the_refusal_says_which_size_would_fit():
 
 
 def test_unknown_network():
-    with pytest.raises(InputError, match="unknown network 'resnet51': choose one of vgg16, resnet50, resnet101"):
+    with pytest.raises(InputError, match="unknown network 'resnet51': choose vgg16, resnet50, resnet101"):
         models.build("resnet51")
 
 

@@ -248,7 +248,7 @@ def test_schedule_stays_in_its_range(kind, iterations, warmup):
 
 
 def test_unknown_names():
-    with pytest.raises(InputError, match="unknown schedule 'step': choose constant or cosine"):
+    with pytest.raises(InputError, match="unknown schedule 'step': choose constant, cosine"):
         optim.schedule("step", 0, 10)
-    with pytest.raises(InputError, match="unknown optimiser 'lion': choose sgd or adam"):
+    with pytest.raises(InputError, match="unknown optimiser 'lion': choose sgd, adam"):
         optim.build("lion", weights(), 0.1)

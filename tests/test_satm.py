@@ -56,6 +56,19 @@ def test_the_terms_add_up_to_the_loss():
         assert 0 <= terms["rate"] <= 1 and 0 <= terms["adversarial_rate"] <= 1
 
 
+def test_each_rate_is_of_its_own_half():
+    """Clean images all right, adversarial ones right once in four: the log must not mix them up."""
+    y = np.array([0, 1, 2, 3])
+    right, wrong = (Tensor(np.eye(CLASSES, dtype=np.float32)[answers]) for answers in (y, [0, 2, 3, 4]))
+    features = Tensor(np.zeros((4, 3), np.float32))
+    for loss_norm in ("sum", "half"):
+        one, rules = learner("a", domain=False), Rules(loss_norm=loss_norm)
+        for clean, adversarial, rates in ((right, wrong, (1.0, 0.25)), (wrong, right, (0.25, 1.0))):
+            _, terms = satm.loss_of(one, (clean, features, adversarial, features), y, rules)
+            assert (terms["rate"], terms["adversarial_rate"]) == rates
+            assert (terms["adversarial"] > terms["clean"]) == (rates[0] == 1)
+
+
 def test_the_same_iteration_gives_the_same_bits_and_another_one_does_not():
     results = []
     for iteration in (0, 0, 1):
@@ -218,3 +231,18 @@ def test_the_schedule_scales_both_steps():
     satm.learn_from(still, *batch(), batch(1)[0], Rules(schedule=lambda iteration: 0.0), 0)
     moved = {n for n, v in bits(still).items() if v != before[n]}
     assert moved and all(":velocity" in n or n.endswith((".mean", ".var", ":steps", ".steps")) for n in moved)
+
+
+def test_the_gradient_of_a_network_and_of_its_classifier_is_no_longer_than_the_clip():
+    """After the first step the velocity is the gradient; the norm that is logged is the one before clipping."""
+    lengths = {}
+    for clip in (None, 0.01, 0.02):
+        own = learner("a")
+        terms = satm.learn_from(own, *batch(), batch(1)[0], Rules(clip=clip), 0)
+        for part in (own.optimiser, own.domain_optimiser):
+            squares = sum((slots["velocity"].astype(float) ** 2).sum() for slots in part.slots.values())
+            lengths[clip, part is own.optimiser] = squares**0.5
+        assert terms["gradient_norm"] == pytest.approx(lengths[None, True], rel=1e-5)
+    assert min(lengths[None, which] for which in (True, False)) > 0.02
+    for clip in (0.01, 0.02):
+        assert [lengths[clip, True], lengths[clip, False]] == pytest.approx([clip, clip], rel=1e-5)

@@ -32,6 +32,7 @@ def parser() -> Parser:
                    help="the source whose names the file uses (default: the one that fits best)")  # fmt: skip
     p.add_argument("--classes", type=int, help="another number of classes: the last layer is drawn at random")
     p.add_argument("--size", type=int, help="side of the input in pixels (default: the source's)")
+    p.add_argument("--prefix", help="the words before the names to take, where a file holds several sets of weights")
     p.add_argument("--partial", action="store_true", help="take the weights that fit; the others stay random")
     p.add_argument("--list", action="store_true", help="show the known files and exit")
     return p
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         p.error(f"--classes {args.classes}: give 2 or more")
     try:
         lines = convert(args.source, args.out, model=args.model, source=args.origin, classes=args.classes,
-                        size=args.size, partial=args.partial)  # fmt: skip
+                        size=args.size, partial=args.partial, prefix=args.prefix)  # fmt: skip
     except MISTAKES as problem:
         return tell(problem, args.out, "there is not enough memory for this file.")
     print("\n".join(lines))

@@ -18,10 +18,12 @@ from minisatm.models.files import FORMAT, write_atomically
 
 from .maps import MAPS, Map, Pair
 from .maps.keras_names import renamed
+from .prefixes import candidates, chosen, under, without_wrappers
 from .readers import WeightFile, read
 
 Array = np.ndarray[Any, Any]
 SHOWN = 20  # problems in an error message
+COMPARED = 2000  # names among which the nearest is looked for: to compare two takes up to a millisecond
 
 
 class Zeros(np.random.Generator):
@@ -29,6 +31,22 @@ class Zeros(np.random.Generator):
 
     def standard_normal(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
         return np.zeros(() if size is None else size, dtype)
+
+
+@dataclass
+class Fit:
+    """A file seen through a map; score: 2 for each name that the map knows, -1 for each other."""
+
+    map: Map
+    score: int
+    tensors: dict[str, Array]  # by the map's names
+    left_out: list[str]  # names without the prefix that the others have
+    notes: list[str]
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes in the file: the length of the last layer's bias."""
+        return next((self.tensors[name].size for name in self.map.top[1:] if name in self.tensors), None)
 
 
 @dataclass
@@ -42,24 +60,27 @@ class Plan:
     pairs: list[Pair] = field(default_factory=list)
     drawn: list[str] = field(default_factory=list)  # our weights that are drawn at random
     ignored: list[str] = field(default_factory=list)  # tensors of the file that our network does not need
+    left_out: list[str] = field(default_factory=list)  # tensors beside those with the network's prefix
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def convert(
     path: Path, out: Path, *, model: str, source: str | None = None, classes: int | None = None,
-    size: int | None = None, width: float = 1.0, partial: bool = False,
+    size: int | None = None, width: float = 1.0, partial: bool = False, prefix: str | None = None,
 ) -> list[str]:  # fmt: skip
     """Write the weights of the file `path` to `out` as our network `model`; return the report, one line per tensor.
 
     source: the source whose map is used; without it, the map that fits best. classes: another number of classes, for
     which the last layer is drawn at random. size: the input's side in pixels, if it is not the source's. width: below
     1 for thinner networks than the published ones. partial: weights that do not fit stay at their random start.
+    prefix: the words before the names of the weights to take, where a file holds several sets of them.
     Raises InputError, and then there is no output file.
     """
     if out.exists():
         raise InputError(f"{out} already exists: choose another name, or remove it.")
     file = read(path)
-    plan = plan_of(file, model, source, classes, size, width)
+    plan = plan_of(file, model, source, classes, size, width, prefix)
     if plan.problems and not partial:
         more = len(plan.problems) - SHOWN
         raise InputError("\n  ".join([
@@ -83,52 +104,86 @@ def convert(
 
 
 def plan_of(
-    file: WeightFile, model: str, source: str | None, classes: int | None, size: int | None, width: float = 1.0
-) -> Plan:
-    """Return the plan of the map that matches the most names."""
+    file: WeightFile, model: str, source: str | None, classes: int | None, size: int | None, width: float = 1.0,
+    prefix: str | None = None,
+) -> Plan:  # fmt: skip
+    """Return the plan of the map that matches the most names; of several, of the one with the file's classes."""
     maps = [m for m in MAPS if m.model == model and source in (None, m.source)]
     if not maps:
         of = f" of {source}" if source else ""
         raise InputError(f"there is no map for {model}{of}: choose one that python -m weights_convert --list shows.")
-    m, matches, tensors = max(((m, *_score(m, file)) for m in maps), key=lambda candidate: candidate[1])
-    if matches <= 0:
+    tensors, notes = without_wrappers(file.tensors)
+    if prefix:
+        ends = [end for end in ("", ".", "/") if (prefix + end)[-1] in "./" and under(tensors, prefix + end)]
+        if not ends:
+            raise InputError(f"{file.path.name} holds no name that begins with {prefix}: give another --prefix.")
+        prefix += ends[0]
+    fits = [_fit(m, file, tensors, prefix) for m in maps]
+    fits = [fit for fit in fits if fit.score == max(fit.score for fit in fits)]
+    if fits[0].score <= 0:
         first, models_ = ", ".join(list(file.tensors)[:3]), ", ".join(sorted({m.model for m in MAPS}))
         raise InputError(
             f"{file.path.name} ({file.format}) holds no weights of {model} (its first tensors are {first}): give the "
             f"right --model, one of {models_}."
         )
-    return _plan(m, tensors, classes, size, width)
+    same_classes = [fit for fit in fits if fit.classes == fit.map.classes]
+    if len(fits) > 1 and len(same_classes) != 1:
+        known = " and ".join(f"{fit.map.source} ({fit.map.classes} classes)" for fit in fits)
+        count = "no last layer" if fits[0].classes is None else f"{fits[0].classes} classes"
+        raise InputError(
+            f"{file.path.name} has {count} and the names of {known}, which have other means: choose with --source "
+            "the one whose mean it was trained with."
+        )
+    plan = _plan(same_classes[0] if len(fits) > 1 else fits[0], classes, size, width)
+    plan.notes[:0] = notes
+    return plan
 
 
-def _score(m: Map, file: WeightFile) -> tuple[int, dict[str, Array]]:
-    """Return how well a map fits (2 for each name it knows, -1 for each other), and the tensors by the map's names."""
+def _fit(m: Map, file: WeightFile, tensors: dict[str, Array], wanted: str | None) -> Fit:
+    """Return the file seen through a map, with the prefix under which the map knows the most names."""
     thin = models.build(m.model, width=1 / 64, size=m.size, channels=m.channels, **m.variant)  # the names are the same
     pairs = list(m.pairs(thin))
-    tensors = renamed(file.tensors, file.format, m, thin, pairs)
-    known = {pair.theirs for pair in pairs} & set(tensors)
-    return 2 * len(known) - len(set(tensors) - known), tensors
+    names = {pair.theirs for pair in pairs}
+
+    def fitting(prefix: str) -> dict[str, Array]:
+        inside = renamed(under(tensors, prefix), file.format, m, thin, pairs)
+        return {name: inside[name] for name in inside if name in names}
+
+    counts = {p: len(fitting(p)) for p in candidates(tensors, max(1, len(pairs) // 4))}
+    prefix = chosen(tensors, counts, wanted, fitting)
+    rivals = [p for p, count in counts.items() if p and not prefix and count == counts[prefix]]
+    left_out = [n for n in tensors if not n.startswith(prefix) or any(n.startswith(rival) for rival in rivals)]
+    inside = renamed(under({n: tensors[n] for n in tensors if n not in set(left_out)}, prefix), file.format, m, thin,
+                     pairs)  # fmt: skip
+    notes = [f'the prefix "{prefix}" was removed from the names'] if prefix else []
+    known = len(names & set(inside))
+    return Fit(m, 2 * known - (len(inside) - known), inside, left_out, notes)
 
 
-def _plan(m: Map, tensors: dict[str, Array], classes: int | None, size: int | None, width: float) -> Plan:
-    published = next((tensors[name].size for name in m.top[1:] if name in tensors), None)  # classes: the bias's length
+def _plan(fit: Fit, classes: int | None, size: int | None, width: float) -> Plan:
+    m, tensors, published = fit.map, fit.tensors, fit.classes
     network = models.build(
         m.model, classes=classes or published or m.classes, width=width, size=size or m.size, channels=m.channels,
         rng=Zeros(np.random.PCG64()), **m.variant,
     )  # fmt: skip
     pairs = list(m.pairs(network))
     shapes = {name: array.shape for name, array in network.state().items()}
-    plan = Plan(m, network.definition, shapes, tensors)
+    plan = Plan(m, network.definition, shapes, tensors, left_out=fit.left_out, notes=list(fit.notes))
+    if published not in (None, m.classes):
+        plan.notes.append(
+            f"the file has {published} classes, the published one {m.classes}: the mean of {m.source} is assumed"
+        )
     top = {f"{network.top}.weight", f"{network.top}.bias"}
     no_top = not any(name in tensors for name in m.top)
     new_top = no_top or (None not in (classes, published) and classes != published)
     names = {pair.theirs for pair in pairs}
-    used = names & set(tensors)
+    used, unknown = names & set(tensors), [name for name in tensors if name not in names]
     for pair in pairs:
         missing = pair.theirs not in tensors
         if (pair.ours in top and new_top) or (missing and no_top and pair.ours.partition(".")[0] in m.head):
             plan.drawn.append(pair.ours)
         elif missing:
-            near = _nearest(pair.theirs, set(tensors) - names)
+            near = _nearest(pair.theirs, unknown) if len(plan.problems) < SHOWN else ""
             plan.problems.append(f"missing in the file: {pair.theirs}{near}, for {pair.ours}")
         elif (shape := _arranged_shape(tensors[pair.theirs], pair, shapes[pair.ours])) != shapes[pair.ours]:
             plan.problems.append(
@@ -141,14 +196,15 @@ def _plan(m: Map, tensors: dict[str, Array], classes: int | None, size: int | No
         if any(re.fullmatch(pattern, name) for pattern in m.ignored):
             plan.ignored.append(name)
         elif name not in used:
-            plan.problems.append(f"not in the map: {name} {tensors[name].shape}{_nearest(name, names - used)}")
+            near = _nearest(name, names - used) if len(plan.problems) < SHOWN else ""
+            plan.problems.append(f"not in the map: {name} {tensors[name].shape}{near}")
     forgotten = set(shapes) - {pair.ours for pair in pairs}
     assert not forgotten, f"the map of {m.source} forgets {sorted(forgotten)[:3]} of {m.model}"
     return plan
 
 
 def _nearest(name: str, others: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(others), 1)
+    near = difflib.get_close_matches(name, sorted(others)[:COMPARED], 1)
     return f" (nearest: {near[0]})" if near else ""
 
 
@@ -202,13 +258,23 @@ def report(plan: Plan, file: WeightFile, out: Path) -> list[str]:
     lines += [f"ignored: {name} {_shape(plan.tensors[name].shape)}" for name in plan.ignored]
     lines += [f"left at its random start: {problem}" for problem in plan.problems]
     lines += [f"drawn at random: {name} {_shape(plan.shapes[name])}, N(0, 0.01^2) or zero" for name in plan.drawn]
-    lines += list(file.notes)
+    lines += [f"left out, beside the network: {names}" for names in _groups(plan.left_out)]
+    lines += [*file.notes, *plan.notes]
     count = sum(int(np.prod(plan.shapes[pair.ours])) for pair in plan.pairs)
     lines.append(
         f"{out}: {plan.map.model} of {plan.map.source}, {len(plan.pairs)} of {len(plan.shapes)} arrays from "
         f"{file.format} ({count:,} numbers)" + (f"; this map was {proof(plan.map)}" if not plan.map.tried else "")
     )
     return lines
+
+
+def _groups(names: list[str]) -> list[str]:
+    """Return "ema. (320 tensors)" for each first word of these names, or the name alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.split(r"(?<=[./])", name, maxsplit=1)[0], []).append(name)
+    return [members[0] if len(members) == 1 else f"{first} ({len(members)} tensors)"
+            for first, members in groups.items()]  # fmt: skip
 
 
 def _shape(shape: tuple[int, ...]) -> str:

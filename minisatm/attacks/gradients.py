@@ -16,6 +16,7 @@ import numpy as np
 from .. import ops
 from ..backend import array_module, kernels, on_gpu
 from ..errors import InputError
+from ..inputs import check_pixels, python_number, unknown
 from ..layers import BatchNorm, Module
 from ..parallel import one_blas_thread
 from ..tape import no_grad, only
@@ -39,6 +40,7 @@ def input_gradient(network: Any, x: Array, y: Array, *, loss: str = "cross_entro
     loss="margin" uses max_{i != y} Z_i - Z_y in place of J. Where logits are so large that softmax rounds to 0 and 1,
     the gradient of J is zero, but that of the margin is not.
     """
+    check_pixels(x)
     if not isinstance(network, Module) or loss == "margin":
         return loss_gradient([network], x, y, loss=loss, craft_mode=craft_mode)
     image = Tensor(x, requires_grad=True)
@@ -103,7 +105,7 @@ def crafting(network: Any, craft_mode: str) -> Iterator[None]:
     After the block, modes and running statistics are as before.
     """
     if craft_mode not in ("eval", "train"):
-        raise InputError(f"craft mode {craft_mode!r}: choose eval or train.")
+        raise InputError(unknown("craft mode", craft_mode, ("eval", "train")))
     modules = network.modules() if craft_mode == "train" else []
     norms = [(module, module.mean, module.var) for _, module in modules if isinstance(module, BatchNorm)]
     with one_blas_thread, network.mode(False):
@@ -133,7 +135,7 @@ def rounded(x_adv: Array, x: Array = None, *, epsilon: float | None = None, norm
     level inside x +- epsilon (the one nearest to x where none is inside). "l2": where the nearest levels are farther
     from an image than epsilon, each pixel of that image takes its neighbour level on the side of x instead.
     """
-    moved = 255 * x_adv
+    moved, epsilon = 255 * x_adv, python_number(epsilon)
     levels = np.rint(moved)
     if x is not None and epsilon is not None and norm == "linf":
         # float32 computes 255 * x to 5e-5: a bound that is a whole level must not lose it

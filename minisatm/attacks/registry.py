@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
-from ..errors import InputError
+from ..inputs import check_choice
+from .arguments import check_images, checked_labels, required_rng
 from .carlini_wagner import carlini_wagner_l0, carlini_wagner_l2, carlini_wagner_linf
 from .iterative import draw_starts, iterative_fgsm, iterative_ll, momentum_fgsm, pgd
 from .minimal import deepfool
@@ -61,6 +62,10 @@ class Attack:
             whole = self.function(network, x, y, **options)
             tick(len(x))
             return whole
+        check_images(x, network)  # all of it before the first batch
+        y = checked_labels(y, x)
+        if options.get("rng") is not None:
+            options["rng"] = required_rng(options["rng"])  # one generator for all batches
         if self.draw is not None and options.get("noise") is None:
             wanted = {k: v for k, v in (self.defaults | options).items() if k in ("rng", "restarts", "norm")}
             options = {k: v for k, v in options.items() if k != "rng"} | {"noise": self.draw(x, **wanted)}
@@ -100,8 +105,7 @@ def craft(
     rng: np.random.Generator | None, craft_mode: str = "eval", **options: Any,
 ) -> Array:  # fmt: skip
     """Adversarial x by the attack of this name; it gets epsilon, alpha and rng only if it has these options."""
-    if name not in ATTACKS:
-        raise InputError(f"unknown attack {name!r}: choose one of {', '.join(ATTACKS)}.")
+    check_choice("attack", name, ATTACKS)
     attack = ATTACKS[name]
     shared: dict[str, Any] = dict(epsilon=epsilon, alpha=alpha, rng=rng, craft_mode=craft_mode)
     return attack(network, x, y, **{k: v for k, v in shared.items() if attack.takes(k)}, **options)

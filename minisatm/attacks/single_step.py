@@ -8,6 +8,7 @@ import numpy as np
 
 from ..backend import array_module, kernels
 from ..errors import InputError
+from ..inputs import python_number
 from ..streams import random_bits
 from .arguments import check_epsilon, checked_attack, checked_noise, required_rng
 from .gradients import input_gradient, least_likely, length, per_sample
@@ -96,6 +97,7 @@ def random_noise(
 
 def resolve_alpha(epsilon: float, alpha: float | None) -> float:
     """The size of the random step: epsilon / 2 unless given; InputError unless 0 <= alpha < epsilon."""
+    epsilon, alpha = python_number(epsilon), python_number(alpha)
     check_epsilon(epsilon)
     if alpha is None:
         return epsilon / 2

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import InputError
+from ..inputs import check_choice
 from .batches import Batches
 from .checked import Progress
 from .dataset import Dataset, Split
@@ -26,8 +27,7 @@ def load(
     decoded once, and what was checked is remembered in ~/.cache/minisatm; `progress(done, total)` is called meanwhile.
     Raises InputError for an unknown name, a missing directory, and missing or damaged files.
     """
-    if name not in NAMES:
-        raise InputError(f"data {name!r} is not known: choose {', '.join(NAMES)}.")
+    check_choice("data", name, NAMES)
     if not Path(directory).is_dir():
         todo = "make it with `python -m minisatm.data.faces DIR`" if name == "faces" else "check the path"
         raise InputError(f"{shown(directory)} is not a directory, and {name} is read from one: {todo}.")

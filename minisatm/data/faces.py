@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cli import Parser
 from ..errors import InputError, tell
 from ..parallel import cores
 from ..progress import bar
@@ -166,7 +167,7 @@ def _write_subjects(directory: Path, wanted: FaceSettings, subjects: range) -> l
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0, 2 for a user's mistake, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m minisatm.data.faces", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Draw a stand-in for Adience: faces of eight age groups in five subject-disjoint folds, written in "
         "Adience's format, so that a program that reads Adience reads them. The same seed gives the same bytes.",

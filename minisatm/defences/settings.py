@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..inputs import PythonNumbers
 from ..setting import OURS, setting
 
 RELATIVES = "relatives of SATM"
 
 
 @dataclass
-class RelativeSettings:
+class RelativeSettings(PythonNumbers):
     # fmt: off
     own_examples: bool = setting(False, "a network also learns from the examples that it crafts itself", RELATIVES,
-        of=("ensemble", "cascade"), source="Tramer et al. 2018: on")
+        of=("compare", "ensemble", "cascade"), source="Tramer et al. 2018: on")
     r_embedding: float = setting(0.01, "weight of the distance between the features of an image and of its "
         "adversarial example", RELATIVES, least=0, source=OURS, of=("cascade",))
     temperature: float = setting(20.0, "the number that the logits are divided by in the losses of teacher and student",

@@ -16,6 +16,7 @@ from .. import ops, satm
 from ..attacks import input_gradient, logits_of
 from ..attacks.gradients import length, per_sample
 from ..backend import scalar
+from ..inputs import python_number
 from ..layers import seed_dropout
 from ..parallel import ALONE, Team
 from ..satm import Learner, Loss, Losses, Monitor, Rules, both_halves, descend, examples, learn_from, loss_of
@@ -152,6 +153,7 @@ def embedding_terms(learner: Learner, x: Array, y: Array, x_adv: Array, rules: R
 
 def at_temperature(temperature: float) -> Callable[[Tensor, Array], Tensor]:
     """Network_loss at a temperature T: T times the cross-entropy of logits / T (T keeps the gradient's size)."""
+    temperature = python_number(temperature)
     if temperature == 1:
         return satm.network_loss
     return lambda logits, y: temperature * satm.network_loss(logits * (1 / temperature), y)
@@ -159,7 +161,7 @@ def at_temperature(temperature: float) -> Callable[[Tensor, Array], Tensor]:
 
 def soft_labels(teacher: Learner, x: Array, temperature: float) -> Array:
     """softmax(logits / temperature) of the teacher in eval mode, (N, C)."""
-    logits = logits_of(teacher.network, x) / temperature
+    logits = logits_of(teacher.network, x) / python_number(temperature)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..attacks import ATTACKS
 from ..errors import InputError
+from ..inputs import did_you_mean
 from ..units import epsilon_text, fraction
 from .setting import AttackSetting
 
@@ -50,6 +51,8 @@ def settings_of(
     _check(names, epsilons, alpha, options)
     sizes = [own.epsilon] if epsilons is None else epsilons
     random_part = own.alpha if alpha is None and epsilons is None else alpha
+    if epsilons is not None and not any(ATTACKS[name].takes("epsilon") for name in names):
+        raise InputError(f"--epsilon has no effect: {', '.join(names)} has no epsilon, so leave it out.")
     settings = []
     for name in dict.fromkeys(names):
         attack, chosen = ATTACKS[name], own_options(name, options)
@@ -67,7 +70,8 @@ def _check(names: Sequence[str], epsilons: Sequence[float] | None, alpha: float 
     """An InputError for attacks and options that do not exist."""
     for name in names:
         if name not in ATTACKS:
-            raise InputError(f"unknown attack {name!r}: choose from {', '.join(ATTACKS)} (--list describes them).")
+            choice = f"choose from {', '.join(ATTACKS)} (--list describes them)"
+            raise InputError(f"unknown attack {name!r}: {choice}{did_you_mean(name, ATTACKS)}.")
     if not names:
         raise InputError("--attack is empty: name one or several, like --attack fgsm,pgd.")
     if epsilons is not None and not epsilons:
@@ -76,7 +80,8 @@ def _check(names: Sequence[str], epsilons: Sequence[float] | None, alpha: float 
     for entry in options:
         if "=" not in entry or entry.partition("=")[0] not in known:
             have, choices = "has" if len(names) == 1 else "have", ", ".join(f"{option}=..." for option in sorted(known))
-            raise InputError(f"--set {entry}: {', '.join(names)} {have} no such option: give {choices}.")
+            near = did_you_mean(entry.partition("=")[0], known)
+            raise InputError(f"--set {entry}: {', '.join(names)} {have} no such option: give {choices}{near}.")
     if alpha is not None and not any(ATTACKS[name].takes("alpha") for name in names):
         raise InputError(f"--alpha is the size of a random step, and {', '.join(names)} has none: leave it out.")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..attacks import ATTACKS, craft, rounded
+from ..attacks.arguments import ForEachImage
+from ..inputs import python_number
 from ..streams import stream
 from ..units import epsilon_text
 
@@ -28,6 +29,10 @@ class AttackSetting:
     epsilon: float
     alpha: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, python_number(value))
 
     def __call__(self, network: Any, x: Array, y: Array, *, rng: Any = None, **noise: Array) -> Array:
         """Adversarial x, (N, H, W, C), as the attack returns it."""
@@ -83,8 +88,7 @@ def examples(
     if attack.takes("rng"):
         generators = [stream(seed, "examples", source, setting.attack, int(place)) for place in places]
         if attack.draw is None:
-            # such as `square`, which spawns a generator for each image: it gets these
-            drawn["rng"] = SimpleNamespace(spawn=lambda count: generators)
+            drawn["rng"] = ForEachImage(generators)
         else:
             image = np.empty((1, *x.shape[1:]), x.dtype)  # in main memory: the noise is sent to a GPU once, not N times
             wanted = {k: v for k, v in (attack.defaults | setting.options).items() if k in ("restarts", "norm")}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..inputs import did_you_mean, python_number, unknown
 from . import files
 from .inception import INCEPTIONS, Inception, InceptionDefinition
 from .mnist import STRUCTURES, LeNet, TramerNetwork
@@ -57,17 +58,19 @@ def build(
         name = saved["name"] if name is None else name
         variant = {**files.variant_of(weights, str(name)), **variant}
     if name not in NAMES:
-        raise InputError(f"unknown network {name!r}: choose one of {', '.join(NAMES)}.")
+        raise InputError(unknown("network", name, NAMES))
     asked = dict(classes=classes, width=width, size=size, channels=channels)
     shape: dict[str, Any] = SHAPE | {field: saved[field] for field in SHAPE if field in saved}
-    shape |= {field: value for field, value in asked.items() if value is not None}
+    shape |= {field: python_number(value) for field, value in asked.items() if value is not None}
     if shape["classes"] < 2 or shape["width"] <= 0 or shape["size"] < 1 or shape["channels"] not in (1, 3):
         raise InputError(
             f"cannot build {name} with {', '.join(f'{field}={value}' for field, value in shape.items())}: choose 2 or "
             "more classes, a width and a size above 0, and 1 or 3 channels."
         )
-    if unknown := sorted(set(variant) - set(FIELDS[name])):
-        raise InputError(f"{name} has no {unknown[0]}: its definition knows {', '.join(FIELDS[name])}.")
+    if strange := sorted(set(variant) - set(FIELDS[name])):
+        near = did_you_mean(strange[0], FIELDS[name])
+        raise InputError(f"{name} has no {strange[0]}: its definition knows {', '.join(FIELDS[name])}{near}.")
+    variant = {field: python_number(value) for field, value in variant.items()}
     for field in ("mean", "std"):
         if variant.get(field) is not None:
             variant[field] = tuple(map(float, variant[field]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..backend import on_gpu, placed
 from ..errors import InputError
+from ..inputs import check_pixels
 from ..layers import Linear, Module, Normalize
 from ..parallel import one_blas_thread
 from ..tape import no_grad
@@ -52,7 +53,9 @@ class Network(Module):
                 f"{self.definition['name']} was built for images of {size}x{size}x{channels}, got an array of shape "
                 f"{x.shape}; build it with size={x.shape[1] if x.ndim == 4 else '...'} or resize the images."
             )
-        if on_gpu(x.data) != on_gpu(getattr(self, self.top).weight.data):
+        weights = getattr(self, self.top).weight.data
+        check_pixels(x, weights)
+        if on_gpu(x.data) != on_gpu(weights):
             here, there = ("cupy", "numpy") if on_gpu(x.data) else ("numpy", "cupy")
             raise InputError(
                 f"the images are a {here} array and the weights of {self.definition['name']} are {there}'s: move one "
@@ -69,6 +72,10 @@ class Network(Module):
         """The last layer: (N, feature_width) -> (N, classes)."""
         last: Linear = getattr(self, self.top)
         return last(features)
+
+    def logits_and_vjp(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
+        check_pixels(x, getattr(self, self.top).weight.data)  # here, for only floats can ask for a gradient
+        return super().logits_and_vjp(x)
 
     def as_function(self) -> Callable[[Array], tuple[Array, Callable[[Array], Array]]]:
         """This network in eval mode as a function of arrays, for other libraries: images -> (logits, vjp).

@@ -84,8 +84,8 @@ def relu(x: Array) -> Recorded:
 @op
 def add_relu(a: Array, b: Array) -> Recorded:
     """max(a + b, 0) of two arrays of one shape: the end of a residual block."""
-    if a.shape != b.shape:
-        raise ValueError(f"add_relu adds arrays of one shape, got {a.shape} and {b.shape}.")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"add_relu adds arrays of one shape, got {np.shape(a)} and {np.shape(b)}.")
     out = kernels(a).add_relu(a, b)
     return out, with_relu(out, (lambda g: g, lambda g: g))
 

@@ -10,6 +10,7 @@ from typing import Any
 from .. import data, models
 from ..errors import InputError
 from ..evaluation.matrix import Entry
+from ..inputs import did_you_mean
 from ..models import files
 from ..models.network import Network
 from ..results import tables
@@ -47,8 +48,9 @@ def _chosen(run: Path, wanted: str) -> list[Entry]:
                          f"python -m minisatm.train --resume {run}")  # fmt: skip
     chosen = [entry for name, entry in known.items() if wanted in ("", entry.method, entry.name, name)]
     if not chosen:
+        words = dict.fromkeys([*(e.name for e in known.values()), *(e.method for e in known.values()), *known])
         raise InputError(f"{run} has no network {wanted!r}: it has {', '.join(known)} (a method or a name alone takes "
-                         "several).")  # fmt: skip
+                         f"several){did_you_mean(wanted, words)}.")  # fmt: skip
     return chosen
 
 

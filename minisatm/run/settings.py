@@ -15,13 +15,26 @@ from ..attacks import ATTACKS, resolve_alpha
 from ..defences.settings import RELATIVES, RelativeSettings
 from ..domain import DOMAINS
 from ..errors import InputError
+from ..inputs import check_choice, did_you_mean
 from ..optim import OPTIMISERS
-from ..setting import OURS, PIXELS, Setting, check_choice, declared, setting
-from .phases import PLANS
+from ..setting import OURS, PIXELS, Setting, When, declared, setting
+from .phases import ADVERSARIAL, PLANS, WITH_DOMAIN
 
 RUN, NETWORKS, DATA, LOSSES, TRAINING = "the run", "networks", "data", "attack and losses", "optimisation"
 GROUPS = (RUN, NETWORKS, DATA, LOSSES, RELATIVES, TRAINING)
 NEED_TWO = ("compare", "ensemble", "cascade", "satm")  # here networks learn from one another's examples
+ON_ADVERSARIAL, ON_DOMAIN = (
+    tuple(method for method, plan in PLANS.items() if set(plan) & set(those)) for those in (ADVERSARIAL, WITH_DOMAIN)
+)
+DRAWN = When("--data faces and no --data-dir", lambda s: s.data == "faces" and not s.data_dir)
+FOLDS = When("--data faces or adience", lambda s: s.data in ("faces", "adience"))
+VGG = When("a vgg16", lambda s: "vgg16" in (*s.named_networks().values(), s.holdout))
+EPSILON = When("an --attack that has epsilon", lambda s: ATTACKS[s.attack].takes("epsilon"))
+# Switching the domain classifier off in both ways is no mistake.
+CLASSIFIER = When("a --domain other than none", lambda s: s.domain != "none" or not s.r_da)
+WEIGHED = When("--r-da above 0", lambda s: s.r_da > 0 or s.domain == "none")
+BOTH = When("a --domain other than none and --r-da above 0", lambda s: s.domain != "none" and s.r_da > 0)
+SGD = When("--optimizer sgd", lambda s: s.optimizer == "sgd")
 SGD_RATES = {"vgg16": 0.05}
 SGD_RATE, ADAM_RATE = 0.1, 1e-3  # of all other networks, and of all networks
 
@@ -50,44 +63,44 @@ class Settings(RelativeSettings):
     width: float = setting(0.125, "factor on every channel count", NETWORKS, least=1 / 512, most=16, paper=1.0)
     size: int = setting(48, "side of the input images", NETWORKS, least=8, most=2048, unit="pixels", paper=224)
     dropout: float = setting(0.0, "share of units that dropout sets to 0 in VGG's dense layers; the "
-        "mnist_ networks have rates of their own", NETWORKS, least=0, most=0.99, source=OURS)
+        "mnist_ networks have rates of their own", NETWORKS, least=0, most=0.99, source=OURS, when=VGG)
 
     data: str = setting("faces", "data set; without --data-dir the program draws the faces", DATA,
         choices=("faces", "adience", "mnist", "folder"), source="paper adience")
     data_dir: str = setting("", "folder of the data set", DATA, unset="none", metavar="DIR")
-    faces: int = setting(7000, "number of faces to draw", DATA, least=1)
-    fold: int = setting(0, "fold whose images are the test images, of faces and Adience", DATA, choices=range(5))
+    faces: int = setting(7000, "number of faces to draw", DATA, least=1, when=DRAWN)
+    fold: int = setting(0, "fold whose images are the test images", DATA, choices=range(5), when=FOLDS)
     labels: str = setting("strict", "Adience's age labels. strict: the eight groups; strict+fix: also (25, 23), "
         "read as (25, 32); mapped: every age, in the nearest group", DATA, choices=("strict", "strict+fix", "mapped"),
-        source=OURS)
+        source=OURS, when=FOLDS)
     augment: bool = setting(True, "mirror and shift the training images at random", DATA, source=OURS)
 
     attack: str = setting("r_fgsm", "attack that crafts the adversarial images, in training and in tests; "
         "the paper calls r_fgsm R+Step-LL", LOSSES, choices=tuple(ATTACKS), paper="r_fgsm", metavar="NAME")
     epsilon: float = setting(16 / 256, "largest change that the attack makes to a pixel", LOSSES, least=0, most=1,
-        unit=PIXELS, paper=16 / 256)
+        unit=PIXELS, paper=16 / 256, when=EPSILON)
     alpha: float | None = setting(None, "size of the random step before the gradient step, below epsilon", LOSSES,
         least=0, most=1, unit=PIXELS, source="paper epsilon/2", unset="epsilon/2")
-    r_adv: float = setting(1.0, "weight of the adversarial loss", LOSSES, least=0, source=OURS)
-    r_da: float = setting(0.1, "weight of the domain loss", LOSSES, least=0, source=OURS)
-    domain: str = setting("reversal", "domain classifier of ensemble and satm, which makes clean and adversarial "
-        "features alike. reversal: behind a gradient reversal (strength 1, width 256 and the choice of features, fc7 "
-        "or the global average pool, are ours); adda: trained against the network; none: no classifier", LOSSES,
-        choices=("none", *DOMAINS), paper="reversal")
+    r_adv: float = setting(1.0, "weight of the adversarial loss", LOSSES, least=0, source=OURS, of=ON_ADVERSARIAL)
+    r_da: float = setting(0.1, "weight of the domain loss", LOSSES, least=0, source=OURS, of=ON_DOMAIN, when=CLASSIFIER)
+    domain: str = setting("reversal", "domain classifier, which makes clean and adversarial features alike. reversal: "
+        "behind a gradient reversal (strength 1, width 256 and the choice of features, fc7 or the global average pool, "
+        "are ours); adda: trained against the network; none: no classifier", LOSSES, choices=("none", *DOMAINS),
+        paper="reversal", of=ON_DOMAIN, when=WEIGHED)
     loss_norm: str = setting("sum", "clean and adversarial loss together. sum: their sum; half: their mean, as "
-        "Tramer et al. 2018", LOSSES, choices=("sum", "half"), paper="sum")
+        "Tramer et al. 2018", LOSSES, choices=("sum", "half"), paper="sum", of=ON_ADVERSARIAL)
     craft_mode: str = setting("eval", "batch norm while an attack crafts. eval: with running statistics; "
-        "train: with those of the batch", LOSSES, choices=("eval", "train"), source=OURS)
+        "train: with those of the batch", LOSSES, choices=("eval", "train"), source=OURS, of=ON_ADVERSARIAL)
     bn_batches: str = setting("joint", "batch norm in training. joint: clean and adversarial images are one batch; "
-        "separate: two batches", LOSSES, choices=("joint", "separate"), source=OURS)
+        "separate: two batches", LOSSES, choices=("joint", "separate"), source=OURS, of=ON_ADVERSARIAL)
 
     optimizer: str = setting("sgd", "sgd (with momentum) or adam", TRAINING, choices=tuple(OPTIMISERS), paper="sgd")
     learning_rate: tuple[float, ...] = setting((), "one learning rate for all networks, or one each, "
         "the last also for the hold-out; the paper prints 1e-5 as e^-5", TRAINING, least=0, paper=(1e-5,),
         metavar="R[,R]", unset=f"sgd {SGD_RATES['vgg16']} for vgg16 and {SGD_RATE} for others, adam {ADAM_RATE}")
     da_learning_rate: float | None = setting(None, "learning rate of the domain classifier, whose loss is also "
-        "multiplied by r_da", TRAINING, least=0, source=OURS, unset="its network's")
-    momentum: float = setting(0.9, "momentum of sgd", TRAINING, least=0, most=0.999, source=OURS)
+        "multiplied by r_da", TRAINING, least=0, source=OURS, unset="its network's", of=ON_DOMAIN, when=BOTH)
+    momentum: float = setting(0.9, "momentum of sgd", TRAINING, least=0, most=0.999, source=OURS, when=SGD)
     weight_decay: float = setting(0.0, "a weight times this is added to its gradient", TRAINING, least=0, source=OURS)
     schedule: str = setting("cosine", "learning rate over the steps: constant, or falling to 0 along a cosine",
         TRAINING, choices=("constant", "cosine"), source=OURS)
@@ -200,7 +213,10 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not hold settings by name: give a config.json of a run.")
     known = declared(Settings)
     if unknown := sorted(set(values) - set(known)):
-        raise InputError(f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}.")
+        near = did_you_mean(unknown[0], known)
+        raise InputError(
+            f"{path} has unknown settings {', '.join(unknown)}: known are {', '.join(sorted(known))}{near}."
+        )
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 

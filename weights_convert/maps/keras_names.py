@@ -32,8 +32,15 @@ def renamed(tensors: Tensors, format: str, m: Map, network: Any, pairs: list[Pai
 
 def _of_keras_1(name: str) -> str:
     """Return "block1_conv1/kernel" for "block1_conv1/block1_conv1_W_1", as the first published files call it."""
-    parts = re.fullmatch(rf"(.+)/(?:.*/)?\1_({'|'.join(KERAS_1)})(?:_\d+)?", name)
-    return f"{parts[1]}/{KERAS_1[parts[2]]}" if parts else name
+    last = name.rpartition("/")[2]
+    stem, _, number = last.rpartition("_")
+    if not number.isdecimal():
+        stem = last
+    for old, new in KERAS_1.items():
+        layer = stem.removesuffix(f"_{old}")
+        if layer != stem and name.startswith(f"{layer}/"):
+            return f"{layer}/{new}"
+    return name
 
 
 def _counted_from_zero(tensors: Tensors) -> Tensors:
@@ -41,7 +48,7 @@ def _counted_from_zero(tensors: Tensors) -> Tensors:
 
     Keras counts through a session: in the file of a second network the first layer may be conv2d_95.
     """
-    numbered = re.compile(r"(conv2d|batch_normalization|dense|activation)(?:_(\d+))?/(.*)")
+    numbered = re.compile(r"(conv2d|batch_normalization|dense|activation)(?:_(\d{1,6}))?/(.*)", re.DOTALL)
     parts = {name: numbered.fullmatch(name) for name in tensors}
     first: dict[str, int] = {}
     for match in filter(None, parts.values()):

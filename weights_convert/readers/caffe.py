@@ -5,6 +5,7 @@ The numbers of the fields come from caffe.proto in BVLC/caffe.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,11 @@ import numpy as np
 
 from minisatm.errors import InputError
 
-from .checks import Read, add, damaged, elements, shown
+from .checks import Read, Work, add, check_name, damaged, elements, shown
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 GENERATIONS = {2: (4, 6), 100: (1, 7)}  # layers (V1) and layer: the fields of a layer's name and its blobs
 FLOATS, DOUBLES, SHAPE, OLD_SHAPE = 5, 8, 7, (1, 2, 3, 4)  # of a BlobProto; the old one: num, channels, height, width
-LONGEST_NAME = 10_000
 UNPACKED_AT_ONCE = 1024
 
 Span = tuple[int, int]  # where a length-delimited field lies in the file: start and end
@@ -33,13 +33,14 @@ def plausible(head: bytes) -> bool:
 def read(path: Path) -> Read:
     tensors: dict[str, np.ndarray] = {}
     layers = 0
+    work = Work(path)
     with path.open("rb") as file:
-        for field, value in fields(file, 0, path.stat().st_size):
+        for field, value in fields(file, work, 0, path.stat().st_size):
             if field in GENERATIONS and isinstance(value, tuple):
                 layers += 1
-                name, blobs = layer(file, value, *GENERATIONS[field])
+                name, blobs = layer(path, file, work, value, *GENERATIONS[field])
                 for i, blob in enumerate(blobs):
-                    add(path, tensors, f"{name}/{i}", array_of(path, f"{name}/{i}", file, blob))
+                    add(path, tensors, f"{name}/{i}", array_of(path, f"{name}/{i}", file, work, blob))
     if layers and not tensors:
         raise InputError(
             f"{path} has layers without weights (Caffe's first format, or only the definition of a network): "
@@ -48,26 +49,30 @@ def read(path: Path) -> Read:
     return "Caffe", tensors, []
 
 
-def layer(file: BinaryIO, span: Span, name_field: int, blobs_field: int) -> tuple[str, list[Span]]:
+def layer(
+    path: Path, file: BinaryIO, work: Work, span: Span, name_field: int, blobs_field: int
+) -> tuple[str, list[Span]]:
     name, blobs = "", []
-    for field, value in fields(file, *span):
+    for field, value in fields(file, work, *span):
         if field == name_field and isinstance(value, tuple):
             file.seek(value[0])
-            name = file.read(min(value[1] - value[0], LONGEST_NAME)).decode()
+            name = file.read(value[1] - value[0]).decode()
+            check_name(path, name)
         elif field == blobs_field and isinstance(value, tuple):
             blobs.append(value)
     return name, blobs
 
 
-def array_of(path: Path, name: str, file: BinaryIO, span: Span) -> np.ndarray:
+def array_of(path: Path, name: str, file: BinaryIO, work: Work, span: Span) -> np.ndarray:
     pieces: list[np.ndarray] = []
     old_shape: dict[int, int] = {}
     shape: list[int] | None = None
-    for field, value in fields(file, *span, repeated=(FLOATS, DOUBLES)):
+    for field, value in fields(file, work, *span, repeated=(FLOATS, DOUBLES)):
         if field in (FLOATS, DOUBLES):
             pieces.append(numbers(file, value, "<f4" if field == FLOATS else "<f8"))
         elif field == SHAPE and isinstance(value, tuple):
-            shape = [n for dim, v in fields(file, *value) if dim == 1 for n in integers(file, v)]
+            dims = (n for dim, v in fields(file, work, *value) if dim == 1 for n in integers(file, work, v))
+            shape = list(itertools.islice(dims, 100))
         elif field in OLD_SHAPE and isinstance(value, int):
             old_shape[field] = value
     if shape is None:
@@ -89,22 +94,26 @@ def numbers(file: BinaryIO, value: Any, dtype: str) -> np.ndarray:
     return np.fromfile(file, dtype, (end - start) // np.dtype(dtype).itemsize)
 
 
-def integers(file: BinaryIO, value: Any) -> Iterator[int]:
+def integers(file: BinaryIO, work: Work, value: Any) -> Iterator[int]:
     if isinstance(value, int):
         yield value
     else:
         file.seek(value[0])
         while file.tell() < value[1]:
+            work.take()
             yield varint(file)
 
 
-def fields(file: BinaryIO, start: int, end: int, repeated: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:
+def fields(
+    file: BinaryIO, work: Work, start: int, end: int, repeated: tuple[int, ...] = ()
+) -> Iterator[tuple[int, Any]]:
     """Yield (number, value) for each field of a message; value: an int, a Span, or the bytes of a number.
 
     Unpacked numbers of the repeated fields are joined, many at a time: one by one they would take minutes.
     """
-    at = start
+    at, most = start, 1
     while at < end:
+        work.take()
         file.seek(at)
         key = varint(file)
         field, wire = key >> 3, key & 7
@@ -123,17 +132,17 @@ def fields(file: BinaryIO, start: int, end: int, repeated: tuple[int, ...] = ())
             value = file.read(width)
             at = file.tell()
             if field in repeated:
-                more = following(file, key, width, end)
+                more = following(file, key, width, min(most, (end - at) // (1 + width)))
                 value += more.tobytes()
                 at += len(more) * (1 + width)
+                most = min(2 * most, UNPACKED_AT_ONCE) if len(more) == most else 1  # other fields may alternate
         if at > end:
             raise ValueError(f"field {field} ends {at - end} bytes after its message")
         yield field, value
 
 
-def following(file: BinaryIO, key: int, width: int, end: int) -> np.ndarray:
-    """Return, as (n, width) bytes, the numbers at the file's position that each follow the same key."""
-    count = min(UNPACKED_AT_ONCE, (end - file.tell()) // (1 + width))
+def following(file: BinaryIO, key: int, width: int, count: int) -> np.ndarray:
+    """Return, as (n, width) bytes, the up to `count` numbers at the file's position that each follow the same key."""
     rows = np.frombuffer(file.read(count * (1 + width)), np.uint8).reshape(-1, 1 + width)
     return rows[: np.argmin([*(rows[:, 0] == key), False]), 1:]
 

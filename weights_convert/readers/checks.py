@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import stat
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,25 @@ LARGEST = 16 * GIB
 OUT_OF_PROPORTION = 20  # the tensors may take this many times the file's size: float weights hardly compress
 PLAIN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MOST_DIMS = 8
-MOST_TENSORS = 100_000
+MOST_TENSORS = 20_000
+MOST_MEMBERS = 20_000  # of a zip archive
+MOST_STEPS = 2**19  # operations and objects: the largest published file needs 100,000
+LONGEST_NAME = 1000  # characters
+LONGEST_JSON = 2**22  # bytes: as Python objects it takes 30 times as much
+KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+         stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
+UNREADABLE = {  # system errors that say nothing about the bytes in the file
+    errno.EACCES: "permission denied): change its permissions.",
+    errno.EPERM: "permission denied): change its permissions.",
+    errno.EAGAIN: "another program has locked it): close it there, then try again.",
+    errno.EBUSY: "another program has locked it): close it there, then try again.",
+    errno.ENOLCK: "its file system has no locks): copy it to a local disk.",
+    errno.EMFILE: "too many files are open): close some, then try again.",
+    errno.EIO: "the disk reports an error): copy it from another place.",
+    errno.ESTALE: "the network drive has lost it): open the drive again.",
+    errno.ELOOP: "its symbolic links form a circle): give the file itself.",
+    errno.ENAMETOOLONG: "its name is too long): give it a shorter one.",
+}
 
 
 def shown(text: object) -> str:
@@ -30,6 +50,45 @@ def shown(text: object) -> str:
 
 def damaged(path: Path, what: str) -> InputError:
     return InputError(f"{path} is cut short or damaged ({shown(what)}): download or copy it again.")
+
+
+def unreadable(path: Path, problem: OSError) -> InputError | None:
+    """Return the error of a file that is locked, forbidden or out of reach; None where its bytes are to blame."""
+    why = UNREADABLE.get(problem.errno or 0)
+    if "already open for" in str(problem):  # HDF5's mark of a writer, which may have died; it has no number
+        why = "another program writes to it, or was ended in the middle): close it there, or make the file again."
+    return InputError(f"{path} cannot be read ({why}") if why else None
+
+
+def must_be_file(path: Path) -> None:
+    """Raise an InputError that says what the path is, if it is not a file that can be read."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as problem:  # ValueError: a NUL byte in the path
+        if "\0" not in str(path) and path.is_symlink():
+            raise InputError(f"{path} is a symbolic link to nothing: give the file itself.") from problem
+        raise InputError(f"there is no file {path}: check the path.") from problem
+    except OSError as problem:
+        raise unreadable(path, problem) or problem from problem
+    if kind == stat.S_IFDIR:
+        raise InputError(f"{path} is a directory: give the weight file in it.")
+    if kind != stat.S_IFREG:
+        raise InputError(f"{path} is {KINDS.get(kind, 'no file')}, not a file: save the weights in a file first.")
+
+
+class Work:
+    """The steps that may still be taken for a file: a small one can ask for the same work over and over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.left = path, MOST_STEPS
+
+    def take(self, steps: int = 1) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise InputError(
+                f"{self.path} needs more than {MOST_STEPS:,} steps to read: it is damaged or made to do harm, or it "
+                "holds far more than one network, so save the weights alone or download it from its publisher."
+            )
 
 
 class Budget:
@@ -50,6 +109,7 @@ class Budget:
 
 def add(path: Path, tensors: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
     """Store an array under its name, contiguous and in this machine's byte order; float16 becomes float32."""
+    check_name(path, name)
     if name in tensors:
         raise InputError(f"{path} holds two tensors named {shown(name)}: download or make it again.")
     if len(tensors) >= MOST_TENSORS:
@@ -60,6 +120,14 @@ def add(path: Path, tensors: dict[str, np.ndarray], name: str, array: np.ndarray
     half = array.dtype.kind == "f" and array.dtype.itemsize == 2  # of either byte order
     dtype = np.dtype(np.float32) if half else array.dtype.newbyteorder("=")
     tensors[name] = np.asarray(array, dtype, order="C")
+
+
+def check_name(path: Path, name: str) -> None:
+    if len(name) > LONGEST_NAME:
+        raise InputError(
+            f"{path} holds a name of {len(name):,} characters ({shown(name)}), and {LONGEST_NAME} are the most that is "
+            "read: download it from its publisher."
+        )
 
 
 def elements(path: Path, name: str, shape: Sequence[Any]) -> int:
@@ -79,6 +147,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(path)
     try:
         names = archive.namelist()
+        if len(names) > MOST_MEMBERS:
+            raise InputError(f"{path} holds more than {MOST_MEMBERS} members: give a file with one network's weights.")
         if len(set(names)) != len(names):
             raise damaged(path, "two members with one name")
         if any(info.compress_type not in PLAIN_ZIP for info in archive.infolist()):

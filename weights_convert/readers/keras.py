@@ -14,9 +14,11 @@ import numpy as np
 
 from minisatm.errors import InputError
 
-from .checks import Budget, Read, add, bfloat16, damaged, open_zip, shown
+from .checks import LONGEST_JSON, MOST_TENSORS, Budget, Read, add, bfloat16, check_name, damaged, open_zip, shown
+from .keras_layout import as_tensorflow, parsed
 
 SAFE_FILTERS = {1, 2, 3, 4, 32000}  # gzip, shuffle, Fletcher's sum, szip, lzf; others load a plug-in, which is code
+DEEPEST = 32  # groups in each other; one that holds itself has no end
 LARGEST_ATTRIBUTE = 2**20  # bytes; HDF5's own limit is 64 KiB
 
 
@@ -24,7 +26,7 @@ def read_h5(path: Path) -> Read:
     with h5py.File(path, "r") as file:
         group = inside(path, file, "model_weights") if linked(file, "model_weights") else file
         if "layer_names" in group.attrs or "layer_names0" in group.attrs:
-            return "Keras 2 HDF5", by_layer_names(path, group), []
+            return "Keras 2 HDF5", *by_layer_names(path, file, group)
         if linked(file, "layers") or linked(file, "vars"):
             return "Keras 3 weights", Keras3(path).read(file, {}), ["Keras 3, which numbers the layers of each class"]
         if "minisatm" in str(file.attrs.get("format")):
@@ -36,7 +38,10 @@ def read_archive(path: Path) -> Read:
     """Read the .h5 in the zip through a temporary file: HDF5 reads in any order, which is slow inside a zip."""
     notes = []
     with open_zip(path) as archive, tempfile.TemporaryFile() as copy:
-        config = json.loads(archive.read("config.json"))["config"]
+        if archive.getinfo("config.json").file_size > LONGEST_JSON:
+            raise damaged(path, f"a config.json of {archive.getinfo('config.json').file_size} bytes")
+        whole = json.loads(archive.read("config.json"))
+        config = whole["config"]
         if "metadata.json" in archive.namelist():
             notes.append(f"Keras {shown(json.loads(archive.read('metadata.json'))['keras_version'])}")
         if "layers" in config:
@@ -47,7 +52,8 @@ def read_archive(path: Path) -> Read:
         with h5py.File(copy, "r") as file:
             if not linked(file, "layers") and not linked(file, "vars"):
                 raise unknown(path, file)
-            return "Keras 3 archive", Keras3(path).read(file, config), notes
+            tensors, changes = as_tensorflow(path, Keras3(path).read(file, config), "", "3", whole)
+            return "Keras 3 archive", tensors, notes + changes
 
 
 def unknown(path: Path, file: Any) -> InputError:
@@ -56,34 +62,55 @@ def unknown(path: Path, file: Any) -> InputError:
     return InputError(f"{path} is an .h5 file, but not one with weights that Keras wrote: give one that it did.")
 
 
-def by_layer_names(path: Path, group: Any) -> dict[str, np.ndarray]:
-    """Return the tensors of Keras 1 and 2, which have a group for each layer and the names in attributes."""
+def by_layer_names(path: Path, file: Any, group: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return tensors and notes of Keras 1 and 2, which have a group for each layer and the names in attributes."""
     tensors: dict[str, np.ndarray] = {}
     budget = Budget(path)
-    for layer in strings(group, "layer_names"):
-        names = strings(inside(path, group, layer), "weight_names")
-        for name in names:
+    layers = strings(path, group, "layer_names")
+    if len(set(layers)) != len(layers):
+        raise damaged(path, "two layers with one name")
+    count = len(layers)
+    for layer in layers:
+        names = strings(path, inside(path, group, layer), "weight_names")
+        count += len(names)
+        if count > MOST_TENSORS:
+            raise InputError(f"{path} holds more than {MOST_TENSORS} names: give a file with one network's weights.")
+        for name, last in zip(names, short(layer, names)):
             array = array_of(path, name, inside(path, group, f"{layer}/{name}"), budget)
-            add(path, tensors, f"{layer}/{short(layer, name, names)}", array)
-    return tensors
+            add(path, tensors, f"{layer}/{last}", array)
+    said = {key: text_in(path, (group, file), key) for key in ("backend", "keras_version", "model_config")}
+    config = parsed(said["model_config"])
+    if not said["backend"] and isinstance(config, dict):
+        said["backend"] = str(config.get("backend", ""))
+    changed, notes = as_tensorflow(path, tensors, said["backend"].lower(), said["keras_version"], config)
+    return {name: np.ascontiguousarray(array) for name, array in changed.items()}, notes
 
 
-def short(layer: str, name: str, names: list[str]) -> str:
+def short(layer: str, names: list[str]) -> list[str]:
     """Return kernel for conv1/conv1/kernel:0; a layer that is a model has many kernels and keeps its layers' names."""
-    last = {name.rsplit("/", 1)[-1] for name in names}
-    name = name.rsplit("/", 1)[-1] if len(last) == len(names) else name.removeprefix(layer + "/")
-    return name.removesuffix(":0")
+    last = [name.rsplit("/", 1)[-1] for name in names]
+    if len(set(last)) != len(names):
+        last = [name.removeprefix(layer + "/") for name in names]
+    return [name.removesuffix(":0") for name in last]
 
 
-def attribute(group: Any, name: str) -> Any:
+def text_in(path: Path, groups: tuple[Any, ...], name: str) -> str:
+    """Return the text in the first group's attribute of this name, "" if no group has one."""
+    for group in groups:
+        if name in group.attrs:
+            return text(attribute(path, group, name)).strip()
+    return ""
+
+
+def attribute(path: Path, group: Any, name: str) -> Any:
     """Return an attribute after checking its size: HDF5 would allocate whatever the file claims."""
     entry = group.attrs.get_id(name)
     if math.prod(entry.shape or ()) * entry.dtype.itemsize > LARGEST_ATTRIBUTE:
-        raise ValueError(f"an attribute {name} of {entry.shape} times {entry.dtype.itemsize} bytes")
+        raise damaged(path, f"an attribute {name} of {entry.shape} times {entry.dtype.itemsize} bytes")
     return group.attrs[name]
 
 
-def strings(group: Any, name: str) -> list[str]:
+def strings(path: Path, group: Any, name: str) -> list[str]:
     """Return an attribute's strings; a long list is split into name0, name1, ..., as HDF5 limits one to 64 KiB."""
     parts = [name] if name in group.attrs else []
     while not parts or parts[0] != name:
@@ -92,7 +119,10 @@ def strings(group: Any, name: str) -> list[str]:
         parts.append(f"{name}{len(parts)}")
     if not parts:
         raise KeyError(f"no {name} in {group.name}")
-    return [text(value) for part in parts for value in np.asarray(attribute(group, part)).ravel()]
+    values = [text(value) for part in parts for value in np.asarray(attribute(path, group, part)).ravel()]
+    for value in values:
+        check_name(path, value)
+    return values
 
 
 def text(value: Any) -> str:
@@ -135,7 +165,7 @@ class Keras3:
     def layers(self, group: Any, name: str, entry: dict[str, Any]) -> None:
         """Read the layers of a model, in the order of its config where there is one."""
         entries = by_group(entry.get("config", {}).get("layers", []))
-        members = self.members(group)
+        members = dict.fromkeys(self.members(group))
         unnamed = [member for member in members if member not in entries]
         if entries and unnamed:
             raise damaged(self.path, f"its config.json names no layer {unnamed[0]}")
@@ -197,7 +227,10 @@ def linked(group: Any, name: str) -> bool:
 
 def inside(path: Path, group: Any, name: str) -> Any:
     """Return what a group has under a name, in this same file: a link could lead to any file on the machine."""
-    for part in name.split("/"):
+    parts = name.split("/")
+    if len(parts) > DEEPEST:
+        raise damaged(path, f"{len(parts)} groups in each other")
+    for part in parts:
         link = group.get(part, getlink=True)
         if link is None:
             raise damaged(path, f"nothing at {name}")

@@ -23,6 +23,7 @@ class Named:
         self.call = call
 
 
+LARGEST_KEY = 2**63  # a number as key is hashed each time, however long it is
 VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
           "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
           "BINBYTES8"}  # fmt: skip
@@ -32,10 +33,16 @@ PUTS, GETS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", "LON
 
 
 class Machine:
-    """A pickle's stack, marks and memo. name(module, name) returns a GLOBAL, persistent(id) a BINPERSID."""
+    """A pickle's stack, marks and memo. name(module, name) returns a GLOBAL, persistent(id) a BINPERSID.
 
-    def __init__(self, name: Callable[[str, str], Any], persistent: Callable[[Any], Any]) -> None:
-        self.name, self.persistent = name, persistent
+    work(n) counts n steps, or raises an error: each operation is one, and each item of a value that it walks through,
+    since the memo lets a few bytes name the same long list again and again.
+    """
+
+    def __init__(
+        self, name: Callable[[str, str], Any], persistent: Callable[[Any], Any], work: Callable[[int], None]
+    ) -> None:
+        self.name, self.persistent, self.work = name, persistent, work
 
     def load(self, stream: BinaryIO) -> Any:
         """Return the value of one pickle and leave the stream after it; ValueError or IndexError if it is broken."""
@@ -44,6 +51,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
         argument: Any
         for code, argument, _ in pickletools.genops(stream):
+            self.work(1)
             if code.name in VALUES:
                 self.stack.append(argument)
             elif code.name in CONSTANTS:
@@ -114,11 +122,15 @@ class Machine:
 
     def do_STACK_GLOBAL(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(self.name(str(module), str(name)))
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
+        self.work(len(module) + len(name))
+        self.stack.append(self.name(module, name))
 
     def do_REDUCE(self, _: Any) -> None:
         arguments, named = self.stack.pop(), self.stack.pop()
         if isinstance(named, Named) and isinstance(arguments, tuple):
+            self.work(sum(map(length, (arguments, *arguments))))
             self.stack.append(named.call(*arguments))
         else:
             raise ValueError("a call of something that is not a function")
@@ -129,7 +141,12 @@ class Machine:
         self.stack.pop()  # attributes, such as a state_dict's _metadata; they hold no weights
 
     def do_BINPERSID(self, _: Any) -> None:
+        self.work(length(self.stack[-1]))
         self.stack.append(self.persistent(self.stack.pop()))
+
+
+def length(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple | dict | str | bytes) else 0
 
 
 def append(target: Any, items: list[Any]) -> None:
@@ -147,6 +164,8 @@ def fill(target: Any, items: list[Any]) -> Any:
         raise ValueError("items for something that is not a dict")
     for key, value in zip(items[::2], items[1::2]):
         if isinstance(key, str | int | float | None):
+            if isinstance(key, int) and abs(key) >= LARGEST_KEY:
+                raise ValueError("a number of many digits as key")
             if key in target:
                 raise ValueError(f"the name {key} twice")
             target[key] = value

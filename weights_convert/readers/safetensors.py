@@ -11,11 +11,10 @@ import numpy as np
 
 from minisatm.errors import InputError
 
-from .checks import Read, add, bfloat16, damaged, elements, shown
+from .checks import LONGEST_JSON, Read, add, bfloat16, damaged, elements, shown
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
           "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
-LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 def read(path: Path) -> Read:
@@ -23,8 +22,13 @@ def read(path: Path) -> Read:
     with path.open("rb") as file:
         size = path.stat().st_size
         (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(LONGEST_HEADER, size - 8):
+        if length > size - 8:
             raise damaged(path, f"a header of {length} bytes in a file of {size} bytes")
+        if length > LONGEST_JSON:
+            raise InputError(
+                f"{path} has a header of {length:,} bytes, and {LONGEST_JSON:,} are the most that is read: give a file "
+                "with one network's weights."
+            )
         header = json.loads(file.read(length), object_pairs_hook=once)
         header.pop("__metadata__", None)
         end = 0  # the format has no gaps, so data that is cut, moved or shared is noticed here
