@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from .cli import Parser, print_any_name
 from .data.pixels import fit, read_image
 from .data.text import read_lines, shown
 from .errors import MISTAKES, InputError, tell
+from .models import files
 from .tape import no_grad
 from .tensor import Tensor
 
@@ -32,10 +34,10 @@ def classify(network: Any, image: Any, labels: list[str]) -> list[tuple[str, flo
     return [(labels[k], float(exponentials[k] / exponentials.sum())) for k in most_likely]
 
 
-def read_labels(path: Path | None, classes: int) -> list[str]:
-    """The labels of the classes from a file with one label a line; without a file, the numbers of the classes."""
+def read_labels(path: Path | None, classes: int, known: Sequence[str] = ()) -> list[str]:
+    """The labels of the classes from a file with one label a line; without a file, those known, or the numbers."""
     if path is None:
-        return [str(k) for k in range(classes)]
+        return [shown(label) for label in known or range(classes)]
     try:
         labels = [shown(line.strip()) for line in read_lines(path) if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
@@ -53,12 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m minisatm.classify", description=__doc__)
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="pictures; each is resized to a square")
     p.add_argument("--weights", required=True, metavar="x.h5", help="a network's file, of a run or of weights_convert")
-    p.add_argument("--labels", type=Path, metavar="FILE", help="text file with one label a line (default: numbers)")
+    p.add_argument("--labels", type=Path, metavar="FILE", help="one label a line (default: the run's or numbers)")
     print_any_name()
     args = p.parse_args(argv)
     try:
         network = models.build(None, weights=args.weights)
-        labels = read_labels(args.labels, network.definition["classes"])
+        labels = read_labels(args.labels, network.definition["classes"], files.labels_of(args.weights))
         for path in args.images:
             if not path.is_file():
                 raise InputError(f"there is no file {shown(path)}: check the name of the picture.")

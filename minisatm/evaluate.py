@@ -80,7 +80,7 @@ def prepare(args: Any) -> Session:
     backend.use(args.backend, tf32=False)
     batch = args.batch or first.batch * TEST_BATCH
     seed = first.seed if args.seed is None else args.seed
-    dataset, batches = test_images(first, batch=batch, backend=args.backend)
+    dataset, batches, notes = test_images(first, runs, batch=batch, backend=args.backend)
     own = AttackSetting(first.attack, first.epsilon, first.alpha)
     names = (own.attack,) if args.attack is None else args.attack
     shape = first.size, first.size, dataset.channels
@@ -104,7 +104,7 @@ def prepare(args: Any) -> Session:
     )  # fmt: skip
     (out / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
     return Session(networks, entries, dataset, batches, settings, first.epsilon, limit, seed, cores() if narrow else 1,
-                   out, args.save_examples)  # fmt: skip
+                   out, args.save_examples, notes)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -276,3 +276,13 @@ def test_zero_gradients_need_be_more_than_a_few():
         own.zero = np.arange(100) < count
         lines = {line.check: line.verdict for line in masking.checks(own)}
         assert lines["zero gradients"] == verdict
+
+
+@pytest.mark.parametrize("clean, above", [(25, False), (30, False), (36, False), (38, True), (90, True)])
+def test_better_than_chance_is_a_matter_of_the_interval(clean, above):
+    """Chance is 25 %; of 100 images the 99 % interval of 36 reaches down to it, that of 38 does not."""
+    own = constructed(clean=clean)
+    assert own.chance == 0.25 and own.above_chance == above
+    found = {line.verdict for line in masking.checks(own)}
+    assert (found == {CANNOT_TELL}) != above
+    assert ("nothing to mask" in masking.summary("a", own, masking.checks(own))) != above

@@ -199,7 +199,7 @@ def test_columns_and_rows(tiny, tmp_path):
 
 
 def faces_in_training(settings):
-    return experiment.Experiment(settings, experiment.prepare_data(settings)).data.train
+    return experiment.Experiment(settings, experiment.images.prepare_data(settings)).data.train
 
 
 def test_the_config_is_the_settings(tiny, tmp_path):

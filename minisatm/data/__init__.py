@@ -19,12 +19,13 @@ __all__ = ["NAMES", "Batches", "Dataset", "Split", "load"]
 
 
 def load(
-    name: str, directory: str | Path, *, labels: str = "strict", progress: Progress = lambda done, total: None
+    name: str, directory: str | Path, *, labels: str = "strict", progress: Progress | None = lambda done, total: None
 ) -> Dataset:
     """Read the data set `name` (faces, adience, mnist or folder) from a directory.
 
     labels: which of Adience's labels are used (strict, strict+fix or mapped, see adience.group_of). All image files are
     decoded once, and what was checked is remembered in ~/.cache/minisatm; `progress(done, total)` is called meanwhile.
+    progress=None is for faces that the program itself has drawn: they are not checked.
     Raises InputError for an unknown name, a missing directory, and missing or damaged files.
     """
     check_choice("data", name, NAMES)

@@ -134,12 +134,14 @@ def _notes(rows: list[Face], faces: list[Face], labels: str, drawn: bool) -> lis
     return notes
 
 
-def load(directory: str | Path, *, labels: str = "strict", progress: Progress = lambda done, total: None) -> Dataset:
+def load(
+    directory: str | Path, *, labels: str = "strict", progress: Progress | None = lambda done, total: None
+) -> Dataset:
     """Read Adience, or drawn faces in its format, as a Dataset of eight age groups with subjects and folds.
 
     labels: a policy of `group_of`. Images that the fold files list but that are missing are left out and named in the
     notes. Raises InputError as `read_folds` does, when all images are missing, and with a list of those that do not
-    decode. `progress(done, total)` is called as images are checked.
+    decode. `progress(done, total)` is called as images are checked; None: they are not checked.
     """
     directory = Path(directory)
     faces, notes = read_folds(directory, labels)
@@ -159,9 +161,12 @@ def load(directory: str | Path, *, labels: str = "strict", progress: Progress = 
         raise InputError(f"{absent}: unpack Adience's aligned.tar.gz so that this path exists, {STAND_IN}.")
     labels_used, folds = (np.array(values, np.int64) for values in zip(*((face.group, face.fold) for face in used)))
     names = tuple(face.path for face in used)
-    checked = check(directory, names, progress)
-    same = copies(checked)
-    notes += note_of_copies(same, labels_used, "the published folds stay as they are")
+    contents: tuple[str, ...] = ("",) * len(names)
+    same = None
+    if progress is not None:
+        checked = check(directory, names, progress)
+        contents, same = tuple(one.content for one in checked), copies(checked)
+        notes += note_of_copies(same, labels_used, "the published folds stay as they are")
     if missing:
         some = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
         notes.append(f"{len(missing):,} listed images are missing and left out (missing_images.txt): {some}")
@@ -172,5 +177,5 @@ def load(directory: str | Path, *, labels: str = "strict", progress: Progress = 
         subjects=np.array([numbers.setdefault((face.user, face.face), len(numbers)) for face in used], np.int64),
         folds=folds, notes=tuple(notes), missing=tuple(missing),
         read=lambda index: read_image(paths[index]), read_near=lambda index, size: read_image(paths[index], size),
-        files=names, contents=tuple(one.content for one in checked), copies=same,
+        files=names, contents=contents, copies=same,
     )  # fmt: skip

@@ -30,7 +30,7 @@ class Session:
     """What is measured, on what, and where it is written.
 
     networks: by the labels of the entries. epsilon: the first run's. limit: how many images. examples: the folder for
-    adversarial examples, if they are wanted.
+    adversarial examples, if they are wanted. notes: lines about the images.
     """
 
     networks: dict[str, Any]
@@ -44,10 +44,12 @@ class Session:
     processes: int
     out: Path
     examples: Path | None = None
+    notes: Sequence[str] = ()
 
     def say(self, text: str = "", indent: int = 0) -> None:
         """To the screen, and to evaluation.txt; with an indent, folded to the screen's width."""
-        text = textwrap.fill(text, WIDTH, subsequent_indent=" " * indent) if indent else text
+        if indent:
+            text = textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
         print(text, flush=True)
         with open(self.out / "evaluation.txt", "a", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -77,6 +79,8 @@ class Session:
         write_rows(self.out / "tables" / f"{table}.csv", rows)
 
     def introduce(self) -> None:
+        for note in self.notes:
+            self.say(note, indent=2)
         group, rate = self.always(self.limit)
         size, classes = self.batches.size, len(self.dataset.classes)
         self.say(f"images    {self.limit:,} of {len(self.batches):,} test images of {self.dataset.name}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +22,14 @@ LISTED = 20  # problems in an error message
 FOREIGN = "is not a minisatm weights file: convert it first (python -m weights_convert), or name another file."
 
 
-def save(network: Any, path: str | Path) -> None:
-    """Write weights, buffers and definition; the file is either complete or not there."""
+def save(network: Any, path: str | Path, labels: Sequence[str] = ()) -> None:
+    """Write weights, buffers, definition and the labels of the classes; the file is either complete or not there."""
 
     def fill(file: Any) -> None:
         file.attrs["format"] = FORMAT
         file.attrs["definition"] = json.dumps(network.definition)
+        if labels:
+            file.attrs["labels"] = json.dumps(list(labels))
         write_arrays(file.create_group("weights"), network.state())
 
     write_atomically(path, fill)
@@ -124,6 +126,14 @@ def definition_of(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} {FOREIGN}")
     definitions.checked(definition, f"{path} is damaged, its network has")
     return definition
+
+
+def labels_of(path: str | Path) -> list[str]:
+    """The labels of the classes in a weights file; none where the file does not have one for each class."""
+    classes = definition_of(path).get("classes")
+    with open_h5(path) as file:
+        labels = json.loads(file.attrs.get("labels", "[]"))
+    return list(map(str, labels)) if isinstance(labels, list) and len(labels) == classes else []
 
 
 def variant_of(path: str | Path, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,9 @@ class Network(Module):
         """How many numbers the weights have, buffers not counted."""
         return sum(t.data.size for t in self.parameters().values())
 
-    def save(self, path: str | Path) -> None:
-        """Write weights, buffers and definition to an .h5 file."""
-        files.save(self, path)
+    def save(self, path: str | Path, labels: Sequence[str] = ()) -> None:
+        """Write weights, buffers, definition and the labels of the classes, if given, to an .h5 file."""
+        files.save(self, path, labels)
 
     def load(self, path: str | Path, strict: bool = True) -> str:
         """Copy weights and buffers from an .h5 file; returns a report. See files.load."""

@@ -28,9 +28,8 @@ from ..results.screen import results_table
 from ..results.tables import Results, write_rows
 from ..satm import Learner, Rules
 from ..streams import stream
-from . import gpu_memory, phases
+from . import gpu_memory, images, phases
 from .folder import Position, RunFolder
-from .images import prepare_data
 from .monitor import Monitor
 from .phases import ADVERSARIAL, PLANS, STATIC, WITH_DOMAIN
 from .settings import Settings
@@ -63,7 +62,7 @@ class Experiment:
 
     def __init__(self, settings: Settings, dataset: data.Dataset) -> None:
         self.settings, self.dataset = settings, dataset
-        split = dataset.split(fold=settings.fold, seed=settings.seed)
+        self.split = split = dataset.split(fold=settings.fold, seed=settings.seed)
         if len(split.train) < settings.batch:
             raise InputError(
                 f"{len(split.train)} training images do not fill one batch of {settings.batch}: use a smaller --batch."
@@ -155,7 +154,7 @@ class Experiment:
                 else:
                     here = position if position and position.phase == phase else Position(phase)
                     self.methods[method] = self._phase(run, here, display)
-                    run.save_networks(method, self.methods[method])
+                    run.save_networks(method, self.methods[method], self.dataset.classes)
 
     def _check_memory(self, networks: dict[str, Network]) -> None:
         """An InputError if the batch does not fit the GPU says how much it needs and which batch fits."""
@@ -282,6 +281,7 @@ def run_new(settings: Settings, out: Path) -> Path:
     experiment = _prepared(settings)
     networks = experiment.start_networks()
     run = RunFolder.create(out, settings, list(experiment.kinds))
+    images.write(run.path, experiment.dataset, experiment.split)
     for name, lines in (("data.txt", experiment.dataset.notes), ("missing_images.txt", experiment.dataset.missing)):
         if lines:
             (run.path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -293,10 +293,12 @@ def run_on(out: Path, settings: Settings) -> Path:
     run = RunFolder.open(out)
     position = run.position()
     experiment = _prepared(settings)
+    for line in images.check(out, experiment.dataset, experiment.split):
+        say(line)
     run.forget_after(position, experiment.plan)
     return experiment.complete(run, experiment.start_networks(), position)
 
 
 def _prepared(settings: Settings) -> Experiment:
     backend.use(settings.backend, tf32=settings.tf32)
-    return Experiment(settings, prepare_data(settings))
+    return Experiment(settings, images.prepare_data(settings))

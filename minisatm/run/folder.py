@@ -104,10 +104,10 @@ class RunFolder:
         """Where the network of this name is after this method."""
         return self.path / "networks" / f"{method}-{name}.h5"
 
-    def save_networks(self, method: str, networks: dict[str, Network]) -> None:
+    def save_networks(self, method: str, networks: dict[str, Network], classes: Sequence[str]) -> None:
         if self.team.leads:
             for name, network in networks.items():
-                network.save(str(self.network_file(method, name)))
+                network.save(str(self.network_file(method, name)), labels=classes)
 
     def save_checkpoint(self, learners: Sequence[Learner], position: Position) -> None:
         """Write everything that the learners carry, and the run's position, to last.h5."""
