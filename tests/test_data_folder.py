@@ -86,7 +86,7 @@ def test_images_that_are_damaged_later_are_named_when_met(folder):
 
 
 def test_load_names_what_it_does_not_know(tmp_path):
-    with pytest.raises(InputError, match="data 'cifar' is not known: choose faces, adience, mnist, folder"):
+    with pytest.raises(InputError, match="unknown data 'cifar': choose faces, adience, mnist, folder"):
         data.load("cifar", tmp_path)
     for name in data.NAMES:
         with pytest.raises(InputError, match=f"nowhere is not a directory, and {name} is read from one"):
