@@ -131,7 +131,9 @@ def test_white_box_is_read_honestly():
     broken = [result("satm", "dnn", "clean", 0.6, 0.9), result("satm", "dnn", "white-box", 0.1, 0.8)]
     said = "White-box attacks after SATM: cnn 40.0 % (clean 60.0 %), dnn 10.0 % (clean 60.0 %)."
     assert said in lines_of([*rows, *broken], {})
-    assert any(line.startswith("White-box attacks still break dnn after SATM (10.0 %)") for line in lines_of(broken, {}))
+    assert any(
+        line.startswith("White-box attacks still break dnn after SATM (10.0 %)") for line in lines_of(broken, {})
+    )
 
 
 def test_holdout_is_no_network_whatever_it_is_called():
