@@ -7,7 +7,7 @@ import pytest
 from learners import Batches, ByHand, batch, bits, learner
 from smooth_networks import RATE, RELATIVES, Points, points, smooth
 
-from minisatm import InputError, backend, grad, optim, parallel, satm
+from minisatm import InputError, Tensor, backend, grad, optim, parallel, satm
 from minisatm.defences import training as defences
 from minisatm.run import phases
 from minisatm.run import settings as config
@@ -141,6 +141,29 @@ def test_each_phase_has_its_loop_and_its_own_settings(monkeypatch):
     seen.clear()
     phases.train("cascade", team, static, Rules(), None, own_examples=True)
     assert seen == [("cascade", ([[b, c, team[0]], [a, c, team[1]], [a, b, team[2]]],))]
+
+
+def test_soft_labels_come_from_a_teacher_at_rest():
+    """In eval mode, whatever mode it was in: without dropout, and with the running statistics of batch norm."""
+    for name in "ab":
+        teacher, (x, _) = learner(name), batch()
+        logits = teacher.network.eval()(Tensor(x))[0].data.astype(float) / 4
+        teacher.network.train()
+        before = bits(teacher)
+        expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(defences.soft_labels(teacher, x, 4.0), expected, rtol=1e-4)
+        assert bits(teacher) == before
+
+
+def test_each_student_has_its_own_teacher():
+    """Two at once end where each ends alone, and where its teacher is another, elsewhere."""
+    pair, teachers = [smooth(0, "a"), smooth(1, "b")], [smooth(2, "a"), smooth(3, "b")]
+    defences.train_distilled(pair, teachers, Rules(), Points(3), temperature=4.0)
+    for k, name in enumerate("ab"):
+        alone = [smooth(k, name), smooth(k, name)]
+        for student, teacher in zip(alone, (teachers[k], teachers[1 - k])):
+            defences.train_distilled([student], [teacher], Rules(), Points(3), temperature=4.0)
+        assert bits(pair[k]) == bits(alone[0]) != bits(alone[1])
 
 
 def test_cascade_without_the_embedding_is_ensemble_training():
