@@ -133,7 +133,7 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
     settings. `vjps` has an entry for each positional argument: a function of the output's gradient, or None for an
     argument without a gradient. If the gradients share work, it is one function (g, wanted) -> all gradients. A third
     value, `aux`, is returned beside the tensor. `op.raw` is the function itself: the mathematics without a tape.
-    NumPy scalars beside a tensor and among the settings become Python numbers, which leave float32 as it is.
+    NumPy scalars take the dtype of the tensor beside them, and become Python numbers among the settings: float32 stays.
     """
     name = function.__name__
     parameters = signature(function).parameters.values()
@@ -145,12 +145,13 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
         while len(args) < len(inputs) and inputs[len(args)] in settings:  # conv2d(x, w, b=bias)
             args += (settings.pop(inputs[len(args)]),)
         arrays = [a._data if isinstance(a, Tensor) else a for a in args]
-        if beside_tensor := any(isinstance(a, Tensor) for a in args):
-            arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
+        dtype = next((a.dtype for a in args if isinstance(a, Tensor)), None)
+        if dtype is not None and dtype.kind == "f":
+            arrays = [dtype.type(a) if isinstance(a, np.generic) else a for a in arrays]
         settings = {key: s.item() if isinstance(s, np.generic) else s for key, s in settings.items()}
         recorded = function(*arrays, **settings)
         wanted = len(args) if any_number else len(inputs)
-        if fault := guards.fault(recorded, len(args), wanted, not beside_tensor):
+        if fault := guards.fault(recorded, len(args), wanted, dtype is None):
             raise TypeError(f"the op {name} {fault}: {guards.RIGHT_FORM}")
         value, vjps, *aux = recorded
         out = Tensor(value)
