@@ -38,20 +38,20 @@ RESNET_FIELDS = (
     {"stem_padding": "same"}, {"pool_padding": 0}, {"pool_padding": 0, "pool_ceil": True, "size": 52},
     {"shortcut": "zero-padded"}, {"stem": "cifar", "size": 12}, {"bottleneck": False}, {"first_width": 48},
     {"bgr": True}, {"bgr": True, **PIXELS}, {"mean": PIXELS["mean"]}, {"std": PIXELS["std"]}, {"channels": 1}, CAFFE,
-    KERAS_RESNET,
+    KERAS_RESNET, {"size": 45},
 )  # fmt: skip
 INCEPTION_FIELDS = (
     {"bn_scale": False}, {"eps": 1e-2}, {"momentum": 0.01}, {"unbiased": False}, {"count_padding": False},
-    {"bgr": True, **PIXELS}, {"channels": 1}, KERAS_INCEPTION,
+    {"bgr": True, **PIXELS}, {"channels": 1}, {"size": 81}, KERAS_INCEPTION,
 )  # fmt: skip
 VARIANTS = {
     "vgg16": ({}, {"dropout": 0.3}, {"dropout": 0.0}, {"bgr": True, **PIXELS}, {"bgr": True}, {"batch_norm": True},
-              {"mean": PIXELS["mean"]}, {"std": PIXELS["std"]}, GREY),
+              {"mean": PIXELS["mean"]}, {"std": PIXELS["std"]}, {"size": 70}, GREY),
     "resnet50": ({}, *({**SHORT, **fields} for fields in RESNET_FIELDS)),
     "resnet101": ({},),
-    "resnet20": ({}, {"eps": 1e-3}, {"shortcut": "projection"}, {"bgr": True, **PIXELS}, {"channels": 1}),
+    "resnet20": ({}, {"size": 15}, {"eps": 1e-3}, {"shortcut": "projection"}, {"bgr": True, **PIXELS}, {"channels": 1}),
     "inception_v3": ({}, *INCEPTION_FIELDS),
-    "inception_resnet_v2": ({}, KERAS_INCEPTION),
+    "inception_resnet_v2": ({}, {"size": 81}, KERAS_INCEPTION),  # at 81 pixels max pools cut a row off
     "lenet": ({}, {"size": 28}, {"channels": 3, **PIXELS}, {"mean": (0.3,)}, {"std": (0.3,)}),
     **{name: ({}, {"dropout": 0.3}, {"size": 32, "channels": 3, **PIXELS}) for name in MNIST},
 }  # fmt: skip

@@ -29,8 +29,8 @@ def read_back(x):
     for image in np.rint(x * 255).astype(int):
         red, green = image[middle, :, 0] // 7, image[:, middle, 1] // 7
         mirrored = red[middle + 1] < red[middle]
-        column = SIDE - 1 - red[middle] if mirrored else red[middle]
-        found.append((int(image[0, 0, 2]), bool(mirrored), int(green[middle] - middle), int(column - middle)))
+        moved = red[middle] - (SIDE - 1 - middle if mirrored else middle)
+        found.append((int(image[0, 0, 2]), bool(mirrored), int(green[middle] - middle), int(moved)))
     return found
 
 
@@ -53,6 +53,14 @@ def test_each_epoch_augments_each_image_anew():
         assert same < COUNT / 8  # of 2 * 49 choices each, about one in a hundred
         assert 16 < sum(one[i][0] != other[i][0] for i in range(COUNT)) < 48  # the mirror alone, too
     assert epoch(batches(), 1) == second and epoch(batches(seed=1), 1) != second
+
+
+def test_no_two_batches_are_augmented_alike():
+    """Neither two of one epoch, nor those at the same place of two epochs: each has draws of its own."""
+    for batch in (8, 16, COUNT):
+        cut = batches(batch=batch)
+        drawn = [tuple(s[1:] for s in read_back(cut.at(i)[0])) for i in range(5 * COUNT // batch)]
+        assert len(set(drawn)) == len(drawn)
 
 
 def test_an_epoch_of_one_batch_augments_anew():
@@ -175,6 +183,16 @@ def test_all_else_is_stretched_to_the_whole_square(shape):
     assert (np.diff(pixels.fit(rows.astype(np.uint8), 32)[:, :, 0].astype(int), axis=0) >= 0).all()
     columns = pixels.fit(rows.astype(np.uint8).swapaxes(0, 1), 32)[:, :, 0].astype(int)
     assert (np.diff(columns, axis=1) >= 0).all()
+
+
+def test_resizing_averages_what_it_leaves_out_and_blends_what_it_adds():
+    checks = (np.indices((64, 64)).sum(0)[..., None] % 2 * 255).astype(np.uint8)
+    for image in (checks, checks.repeat(3, axis=2)):
+        assert np.abs(pixels.fit(image, 16)[2:-2, 2:-2].astype(int) - 127).max() < 12
+    halves = np.repeat(np.array([0, 255], np.uint8), 8)[None, :, None].repeat(16, axis=0)
+    between = pixels.fit(halves, 48)[24, :, 0].astype(int)
+    assert between[0] == 0 and between[-1] == 255 and (np.diff(between) >= 0).all()
+    assert ((between > 20) & (between < 235)).sum() >= 2
 
 
 # --- parts

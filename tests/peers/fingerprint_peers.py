@@ -255,7 +255,7 @@ class KerasInception:
         patched = types.SimpleNamespace(**vars(keras.layers) | {"AveragePooling2D": average})
         module.conv2d_bn, module.layers = conv2d_bn, patched
         build = getattr(keras.applications, {"inception_v3": "InceptionV3"}.get(name, "InceptionResNetV2"))
-        side = fingerprints.THIN[name]["size"]
+        side = variant.get("size", fingerprints.THIN[name]["size"])
         try:
             with float64():
                 net = build(weights=None, input_shape=(side, side, variant.get("channels", 3)), pooling="avg",
