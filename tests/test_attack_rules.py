@@ -64,6 +64,18 @@ def test_a_step_of_any_size_ends_in_the_ball_and_a_small_one_moves_that_far(name
         assert moved.max() == pytest.approx(min(3 * step, 0.1))
 
 
+@pytest.mark.parametrize("name", ["iterative_fgsm", "iterative_ll", "momentum_fgsm", "pgd"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_step_is_a_quarter_of_epsilon_unless_given(name, steps):
+    function, x, y = curved()
+    options = {"noise": np.zeros_like(x)} if name == "pgd" else {}
+    moved = attacks.ATTACKS[name](function, x, y, epsilon=0.1, steps=steps, **options)
+    assert np.abs(moved - x).max() == pytest.approx(steps * 0.1 / 4)
+    for norm in ("l2",) if name == "pgd" else ():
+        moved = attacks.pgd(function, x, y, epsilon=0.1, steps=1, norm=norm, **options)
+        np.testing.assert_allclose(np.linalg.norm((moved - x).reshape(len(x), -1), axis=1), 0.1 / 4)
+
+
 @pytest.mark.parametrize("step", [0.05, 2.0, 50.0])
 def test_pgd_in_l2_ends_in_the_ball_whatever_the_step(step):
     function, x, y = curved()
@@ -109,14 +121,19 @@ def test_squares_shrink_to_a_pixel_and_have_one_sign_in_each_channel():
     x, _, asked = square(side=12, confident=0.01)
     start = asked[0][0] - x
     assert np.allclose(np.abs(start), 0.2) and np.allclose(start, start[:, :1])  # the columns of the start
-    sides, (current, least) = [], asked[0]
+    sides, both, (current, least) = [], set(), asked[0]
     for candidate, margin in asked[1:]:
         rows, columns = np.nonzero((candidate[0] != current[0]).any(axis=-1))
         sides.append(max(np.ptp(rows), np.ptp(columns)) + 1 if len(rows) else 0)
+        if len(rows):
+            signs = np.sign(candidate[0] - x[0])[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert (signs == signs[:1, :1]).all()
+            both.add(tuple(signs[0, 0].tolist()))
         if margin[0] < least[0] and least[0] >= 0:
             current, least = candidate, margin
     wanted = [max(1, round(np.sqrt(0.3 * (1 - k / 60) ** 2 * 144))) for k in range(60)]
     assert all(side <= most for side, most in zip(sides, wanted))
+    assert both == {(1, 1), (1, -1), (-1, 1), (-1, -1)}  # each channel has a sign of its own
     assert max(sides[:20]) >= 4 and max(sides[-6:]) == 1
 
 

@@ -63,6 +63,11 @@ def test_no_two_batches_are_augmented_alike():
         assert len(set(drawn)) == len(drawn)
 
 
+def test_another_seed_augments_otherwise():
+    drawn = [tuple(s[1:] for s in read_back(batches(seed=seed).at(0)[0])) for seed in range(6)]
+    assert len(set(drawn)) == 6
+
+
 def test_an_epoch_of_one_batch_augments_anew():
     """With one batch an epoch, the number of the epoch is that of the batch."""
     cut = batches(batch=COUNT)

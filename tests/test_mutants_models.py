@@ -67,6 +67,8 @@ MODELS = [
            fingerprint("resnet20-eval")),
     Mutant("blocks-do-not-start-as-shortcuts", RESNET, "last = 0.0 if d.zero_gamma else 1.0", "last = 1.0",
            START + "the_last_gamma_of_each_block_is_zero"),
+    Mutant("residual-blocks-of-inception-that-start-awake", INCEPTION, "zero_residual: bool = True",
+           "zero_residual: bool = False", START + "residual_blocks_of_inception_start_as_their_shortcuts"),
     Mutant("resnet-eps-ignored", RESNET, "dict(eps=d.eps, momentum", "dict(momentum",
            fingerprint(f"{SHORT} eps=0.001-eval")),
     Mutant("resnet-unbiased-ignored", RESNET, "momentum=d.momentum, unbiased=d.unbiased)", "momentum=d.momentum)",
@@ -120,6 +122,8 @@ DATA = [
            'stream(self.seed, "augment", step)', BATCHES + "no_two_batches_are_augmented_alike"),
     Mutant("one-augmentation-for-all-batches", "data/batches.py", 'stream(self.seed, "augment", iteration)',
            'stream(self.seed, "augment", epoch)', BATCHES + "no_two_batches_are_augmented_alike"),
+    Mutant("augmentation-whatever-the-seed", "data/batches.py", 'stream(self.seed, "augment"', 'stream(0, "augment"',
+           BATCHES + "another_seed_augments_otherwise"),
     Mutant("a-whole-batch-mirrored-or-none", "data/batches.py", "rng.random(n) < 0.5",
            "np.full(n, rng.random() < 0.5)", BATCHES + "each_image_of_a_batch_is_mirrored_or_not_by_itself"),
     Mutant("mirrored-though-it-may-not-be", "data/batches.py", "if self.dataset.mirror else np.zeros(n, bool)", "",
@@ -178,6 +182,12 @@ ATTACKS = [
            "(new_margin < margin)", RULES + "square_stops_at_the_first_success_and_else_keeps_the_best"),
     Mutant("squares-that-do-not-shrink", "attacks/search.py", "first * (1 - step / steps) ** 2", "first",
            RULES + "squares_shrink_to_a_pixel_and_have_one_sign_in_each_channel"),
+    Mutant("squares-of-one-sign-in-all-channels", "attacks/search.py", "rng_i.integers(0, 2, C) - 1\n        signs",
+           "rng_i.integers(0, 2) - 1\n        signs",
+           RULES + "squares_shrink_to_a_pixel_and_have_one_sign_in_each_channel"),
+    Mutant("step-of-half-epsilon", "attacks/iterative.py", "(epsilon / 4 if step is None else step) * direction",
+           "(epsilon / 2 if step is None else step) * direction",
+           RULES + "a_step_is_a_quarter_of_epsilon_unless_given"),
     Mutant("carlini-wagner-never-stops-early", "attacks/carlini_wagner.py", "0.9999 * last_loss", "1.0001 * last_loss",
            RULES + "an_image_whose_loss_does_not_fall_stops_at_the_next_tenth"),
     Mutant("confidence-ignored", "attacks/carlini_wagner.py", "(margin < -confidence) & ", "(margin < 0) & ",
@@ -193,10 +203,10 @@ ATTACKS = [
 MUTANTS = [*MODELS, *DATA, *ATTACKS]
 
 
-def outcome(test, folder, mutant=None):
-    """(exit status, output) of a test on a copy of the package in `folder`, perhaps with a mistake in it.
+def outcome(folder, tests, mutant=None):
+    """(exit status, output) of tests on a copy of the package in `folder`, perhaps with a mistake in it.
 
-    pytest's status is 1 where tests failed; 0 where all passed; more where it could not run them.
+    pytest's status is 1 where tests failed, 0 where all passed, and more where it could not run them.
     """
     shutil.copytree(PACKAGE, folder / "minisatm", ignore=shutil.ignore_patterns("__pycache__"))
     if mutant is not None:
@@ -206,29 +216,26 @@ def outcome(test, folder, mutant=None):
             return 99, f"{mutant.before!r} occurs {source.count(mutant.before)} times in {mutant.file}, not once"
         path.write_text(source.replace(mutant.before, mutant.after))
         compile(path.read_text(), str(path), "exec")  # a slip in the new text is no catch
-    which = "import minisatm, pathlib, sys; sys.exit(pathlib.Path(minisatm.__file__).parents[1] != pathlib.Path.cwd())"
-    settings = ["-c", str(TESTS.parent / "pyproject.toml"), "--rootdir", str(TESTS.parent), "-p", "no:cacheprovider"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-c", str(TESTS.parent / "pyproject.toml")]
+    done = python(folder, "-m", "pytest", *options, "--rootdir", str(TESTS.parent), *(str(TESTS / t) for t in tests))
+    return done.returncode, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def python(folder, *command):
+    """A Python process that finds the package in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    run = lambda *command: subprocess.run(
+    return subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert run("-c", which).returncode == 0, "the copy is not what is imported"
-    done = run("-m", "pytest", "-x", "-q", *settings, str(TESTS / test))
-    return done.returncode, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 @pytest.fixture(scope="module")
 def outcomes(request, tmp_path_factory):
-    """{name of a mutant, or test: its outcome to come} for all that were chosen: two run while one is looked at."""
+    """{name of a mutant: its outcome to come} for all that were chosen: two run at a time."""
     items = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
-    chosen = [item.callspec.params for item in items]
+    chosen = [item.callspec.params["mutant"] for item in items]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            (m.name if m else test): pool.submit(outcome, test, tmp_path_factory.mktemp("copy"), m)
-            for params in chosen
-            for m in [params.get("mutant")]
-            for test in [m.test if m else params["test"]]
-        }
+        yield {m.name: pool.submit(outcome, tmp_path_factory.mktemp("copy"), [m.test], m) for m in chosen}
         pool.shutdown(cancel_futures=True)
 
 
@@ -239,11 +246,17 @@ def test_mutant_is_caught(mutant, outcomes):
     assert not any(slip in output for slip in ("NameError", "SyntaxError", "ImportError", "UnboundLocalError")), output
 
 
-@pytest.mark.parametrize("test", sorted({mutant.test for mutant in MUTANTS}))
-def test_control_without_a_mutant_passes(test, outcomes):
-    """The same tests pass on the package as it is."""
-    status, output = outcomes[test].result()
+def test_control_without_a_mutant_all_pass(tmp_path):
+    """The same tests pass on a copy of the package as it is, and the copy is what they import."""
+    status, output = outcome(tmp_path, sorted({mutant.test for mutant in MUTANTS}))
     assert status == 0, output
+    assert python(tmp_path, "-c", "import minisatm; print(minisatm.__file__)").stdout.startswith(str(tmp_path))
+
+
+def test_a_mutant_whose_text_is_gone_fails(tmp_path):
+    """When the source was rewritten, its mutant must say so and not pass for a mistake that was caught."""
+    status, output = outcome(tmp_path, [MODELS[0].test], MODELS[0]._replace(before="no such text"))
+    assert status == 99 and output == f"'no such text' occurs 0 times in {VGG}, not once"
 
 
 def test_there_are_enough_mutants():

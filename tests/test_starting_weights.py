@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minisatm import models
+from minisatm import Tensor, models
 from minisatm.layers import BatchNorm
 
 WIDE = {
@@ -69,9 +69,11 @@ def test_the_last_gamma_of_each_block_is_zero(name, last, blocks):
     assert zero_gammas(name, zero_gamma=False) == []
 
 
-@pytest.mark.parametrize("zero", [True, False])
-def test_residual_blocks_of_inception_start_as_their_shortcuts(zero):
-    weights = started("inception_resnet_v2", zero_residual=zero).parameters()
+@pytest.mark.parametrize(
+    "variant, zero", [({}, True), ({"zero_residual": True}, True), ({"zero_residual": False}, False)]
+)
+def test_residual_blocks_of_inception_start_as_their_shortcuts(variant, zero):
+    weights = started("inception_resnet_v2", **variant).parameters()
     ups = [w.data for key, w in weights.items() if key.endswith("up.weight")]
     assert len(ups) == 40 and all(w.any() != zero for w in ups)
     for w in () if zero else ups:
@@ -86,6 +88,15 @@ def test_residual_blocks_of_inception_start_as_their_shortcuts(zero):
 def test_batch_norm_unless_asked_otherwise(name, eps, momentum):
     norms = [module for _, module in started(name).modules() if isinstance(module, BatchNorm)]
     assert {(m.eps, m.momentum, m.unbiased, m.gamma is None) for m in norms} == {(eps, momentum, True, False)}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_alone_takes_its_relu_in_both_modes(training):
+    x = Tensor(np.random.default_rng(0).standard_normal((4, 3, 3, 2)).astype(np.float32))
+    norms = [BatchNorm(2).train(training) for _ in range(2)]
+    plain, cut = norms[0](x).data, norms[1](x, relu=True).data
+    assert plain.min() < -0.5
+    np.testing.assert_allclose(cut, np.maximum(plain, 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", WIDE)
