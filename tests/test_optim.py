@@ -67,6 +67,15 @@ def test_adam_by_hand(betas, eps, decay):
         assert np.allclose(ours[n], expected, rtol=1e-12, atol=1e-13)
 
 
+def test_the_usual_settings():
+    """Momentum 0.9; Adam's betas and eps as in its paper; no weight decay: by the class and by its name."""
+    sgd, adam = sgd_by_hand(0.1, 0.9, 0), adam_by_hand(0.1, 0.9, 0.999, 1e-8, 0)
+    for by_hand, made in ((sgd, optim.SGD), (adam, optim.Adam)):
+        for optimiser in (made(weights(), 0.1), optim.build(made.__name__.lower(), weights(), 0.1)):
+            for n, value in train(optimiser).items():
+                np.testing.assert_allclose(value, by_hand[n], rtol=1e-12, atol=1e-13)
+
+
 def test_the_first_step_of_adam_is_the_rate():
     """With bias correction the first step is rate * sign(g), whatever the size of g."""
     w = weights()
