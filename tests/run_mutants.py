@@ -244,7 +244,7 @@ MUTANTS = [Mutant(*row) for row in (
     ("noise-shared-by-networks", "satm.py", 'stream(rules.seed, learner.name, "craft", iteration)',
      'stream(rules.seed, "craft", iteration)', "test_satm.py::test_steps_equal_algorithm_1_written_by_hand[{}]"),
     # defences/
-    ("teachers-at-temperature-1", "defences/training.py", "logits_of(teacher.network, x) / temperature",
+    ("teachers-at-temperature-1", "defences/training.py", "logits_of(teacher.network, x) / python_number(temperature)",
      "logits_of(teacher.network, x)", "test_defences_losses.py::test_soft_labels_by_hand"),
     ("gradient-shrinks-with-temperature", "defences/training.py", "temperature * satm.network_loss(",
      "satm.network_loss(", "test_defences_losses.py::test_network_loss_at_a_temperature[4.0]"),
@@ -264,7 +264,7 @@ MUTANTS = [Mutant(*row) for row in (
      "for student, teacher in zip(students, teachers[::-1])}",
      "test_defences.py::test_each_student_has_its_own_teacher"),
     ("soft-labels-in-train-mode", "defences/training.py",
-     "    logits = logits_of(teacher.network, x) / temperature\n",
+     "    logits = logits_of(teacher.network, x) / python_number(temperature)\n",
      "    logits = teacher.network(Tensor(x))[0].data / temperature\n",
      "test_defences.py::test_soft_labels_come_from_a_teacher_at_rest"),
 )]  # fmt: skip

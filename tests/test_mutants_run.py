@@ -21,7 +21,7 @@ ROOMS = {"run": 35, "evaluation": 20, "results": 15, "metrics.py": 6, "satm.py":
 pytestmark = pytest.mark.slow
 
 
-def tested(folder, tests, mutant=None):
+def outcome_of(folder, tests, mutant=None):
     """Exit status and output of these tests with a copy of the package in `folder`, which may have a fault."""
     shutil.copytree(ROOT / "minisatm", folder / "minisatm", ignore=shutil.ignore_patterns("__pycache__"))
     if mutant is not None:
@@ -39,13 +39,16 @@ def outcomes(request, tmp_path_factory):
     """What becomes of each mutant that was chosen; all of them are at work from the start."""
     chosen = {item.callspec.params["mutant"] for item in request.session.items if "outcomes" in item.fixturenames}
     with ThreadPoolExecutor(2) as pool:
-        yield {m: pool.submit(tested, tmp_path_factory.mktemp("mutant"), [m.test], m) for m in MUTANTS if m in chosen}
+        yield {
+            m: pool.submit(outcome_of, tmp_path_factory.mktemp("mutant"), [m.test], m) for m in MUTANTS if m in chosen
+        }
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_mutant_of_a_run_is_caught(mutant, outcomes):
-    assert (ROOT / "minisatm" / mutant.file).read_text().count(mutant.before) == 1, "the text occurs once"
+    count = (ROOT / "minisatm" / mutant.file).read_text().count(mutant.before)
+    assert count == 1, "the text occurs once"
     status, said = outcomes[mutant].result()
     assert status == 1 and re.search(r"^\d+ failed", said.splitlines()[-1]), said[-2000:]
     # a slip in the edited text is no catch
@@ -54,7 +57,7 @@ def test_mutant_of_a_run_is_caught(mutant, outcomes):
 
 def test_the_unmutated_passes_what_catches_the_mutants(tmp_path):
     """The same tests, on a copy of the package as it is."""
-    status, said = tested(tmp_path, sorted({m.test for m in MUTANTS}))
+    status, said = outcome_of(tmp_path, sorted({m.test for m in MUTANTS}))
     assert status == 0 and " passed" in said and "skipped" not in said, said[-2000:]
 
 
