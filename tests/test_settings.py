@@ -5,6 +5,7 @@ import json
 import math
 import re
 import typing
+from pathlib import Path
 
 import pytest
 from commands import TWO, call, mistake, misuse
@@ -356,3 +357,8 @@ def test_default_rates_follow_the_optimiser():
     assert config.Settings(optimizer="adam").rate(0, "vgg16") == 1e-3
     given = config.Settings(learning_rate=(0.3, 0.2))
     assert [given.rate(k, "vgg16") for k in (0, 1, -1)] == [0.3, 0.2, 0.2]  # the hold-out takes the last
+
+
+def test_the_table_in_the_docs_is_the_declarations():
+    text = (Path(__file__).parent.parent / "minisatm" / "USING.md").read_text()
+    assert config.table() in text
