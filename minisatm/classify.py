@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     try:
         network = models.build(None, weights=args.weights)
+        files.check_fit(args.weights)
         labels = read_labels(args.labels, network.definition["classes"], files.labels_of(args.weights))
         for path in args.images:
             if not path.is_file():

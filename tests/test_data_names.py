@@ -3,9 +3,11 @@
 import codecs
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -141,3 +143,13 @@ def test_training_on_names_of_any_bytes(tmp_path, monkeypatch, capsys):
         page = file.read()
     assert "<li>90 images of 3 classes: \\x1b[31mred 30, caf\\udce9 30, grün 30</li>" in page
     assert "<li>split by image: no subjects are known" in page and "minisatm report: r\\udcfcn" in page
+
+
+def test_how_images_become_squares_is_stored_with_the_weights(tmp_path, weights, capsys):
+    Image.new("RGB", (90, 30)).save(tmp_path / "x.png")
+    shutil.copy(weights, tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        assert file.attrs["fit"] == "squash"
+        file.attrs["fit"] = "middle square"
+    assert classify.main([str(tmp_path / "x.png"), "--weights", str(tmp_path / "x.h5")]) == 2
+    assert "images made square by 'middle square', and minisatm knows 'squash'" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import numpy as np
 
 from minisatm import models
 from minisatm.errors import InputError
-from minisatm.models.files import FORMAT, write_atomically
+from minisatm.models.files import FIT, FORMAT, write_atomically
 
 from .maps import MAPS, Map, Pair
 from .maps.keras_names import renamed
@@ -91,7 +91,7 @@ def convert(
     arrays = arranged(plan, path)
 
     def fill(h5: Any) -> None:
-        h5.attrs["format"] = FORMAT
+        h5.attrs["format"], h5.attrs["fit"] = FORMAT, FIT
         h5.attrs["definition"] = json.dumps(plan.definition)
         origin = dict(file=path.name, sha256=file.sha256, format=file.format, map=plan.map.source)
         h5.attrs["source"] = json.dumps(origin | {"variant": plan.map.variant})

@@ -17,6 +17,7 @@ from . import definition as definitions
 
 Array = Any  # a network is Any here, too: network.py imports this file
 FORMAT = "minisatm weights 1"
+FIT = "squash"  # how an image of any shape becomes a network's square: data.pixels.fit, in training and afterwards
 SHAPE_FIELDS = ("name", "classes", "width", "size", "channels")
 LISTED = 20  # problems in an error message
 FOREIGN = "is not a minisatm weights file: convert it first (python -m weights_convert), or name another file."
@@ -26,7 +27,7 @@ def save(network: Any, path: str | Path, labels: Sequence[str] = ()) -> None:
     """Write weights, buffers, definition and the labels of the classes; the file is either complete or not there."""
 
     def fill(file: Any) -> None:
-        file.attrs["format"] = FORMAT
+        file.attrs["format"], file.attrs["fit"] = FORMAT, FIT
         file.attrs["definition"] = json.dumps(network.definition)
         if labels:
             file.attrs["labels"] = json.dumps(list(labels))
@@ -134,6 +135,15 @@ def labels_of(path: str | Path) -> list[str]:
     with open_h5(path) as file:
         labels = json.loads(file.attrs.get("labels", "[]"))
     return list(map(str, labels)) if isinstance(labels, list) and len(labels) == classes else []
+
+
+def check_fit(path: str | Path) -> None:
+    """Raise an InputError for a weights file whose network needs images that are made square in another way."""
+    with open_h5(path) as file:
+        fit = str(file.attrs.get("fit", FIT))
+    if fit != FIT:
+        raise InputError(f"{path} is for images made square by {fit[:40]!r}, and minisatm knows {FIT!r}: convert the "
+                         "weights again, or train them again.")  # fmt: skip
 
 
 def variant_of(path: str | Path, name: str) -> dict[str, Any]:
