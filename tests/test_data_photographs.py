@@ -200,6 +200,7 @@ def test_a_small_file_that_claims_many_pixels_is_refused(tmp_path, w, h):
             read_image(tmp_path / f"x.{suffix}")
 
 
+@pytest.mark.slow
 def test_a_large_photograph_is_read_without_a_warning():
     code = (
         "import sys; sys.path.insert(0, 'tests'); from test_data_photographs import *\n"

@@ -180,6 +180,7 @@ def test_the_screen_and_its_file_say_the_same(whole):
     assert list(facts["networks"]) == THREE and facts["images"] == 30 and facts["seed"] == 3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tables(run, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "SUBSET", 10)
     argv = [f"{run}:satm", "--images", 12]
