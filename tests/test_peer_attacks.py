@@ -377,7 +377,7 @@ def test_foolbox_decides_on_a_minisatm_network(foolbox, single):
     model = foolbox.models.NumPyModel(lambda x: answer(np.asarray(x, np.float32))[0], bounds=(0, 1))
     attack = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
     _, (moved,), fooled = attack(model, t.x, t.y, epsilons=[None])
-    assert fooled.any() and np.array_equal(fooled[0], t.fooled(np.asarray(moved)))
+    assert fooled.any() and np.array_equal(fooled[0], t.fooled(np.asarray(moved, np.float32)))
 
 
 # --- our attacks on a PyTorch model ------------------------------------------------------------------------------
@@ -392,7 +392,13 @@ def test_a_pytorch_model_as_target(double, name):
     """(logits, vjp) is all that an attack asks for: equal to attacking our twin."""
     t, attack = double, attacks.ATTACKS[name]
     both = [
-        attack(target, t.x, t.y, **SHORT.get(name, {}), **({"rng": np.random.default_rng(1)} if attack.random else {}))
+        attack(
+            target,
+            t.x,
+            t.y,
+            **SHORT.get(name, {}),
+            **({"rng": np.random.default_rng(1)} if attack.takes("rng") else {}),
+        )
         for target in (t.ours, torch_lenet.as_function(t.theirs))
     ]
     same(*both, 1e-8)

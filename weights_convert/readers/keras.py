@@ -95,9 +95,12 @@ def short(layer: str, names: list[str]) -> list[str]:
 
 
 def text_in(path: Path, groups: tuple[Any, ...], name: str) -> str:
-    """Return the text in the first group's attribute of this name, "" if no group has one."""
+    """Return the text in the first group's attribute of this name, "" if no group has one.
+
+    Keras writes texts of a fixed length. HDF5 can be busy for ever with one of variable length in a damaged file.
+    """
     for group in groups:
-        if name in group.attrs:
+        if name in group.attrs and group.attrs.get_id(name).dtype.kind == "S":
             return text(attribute(path, group, name)).strip()
     return ""
 
@@ -105,6 +108,9 @@ def text_in(path: Path, groups: tuple[Any, ...], name: str) -> str:
 def attribute(path: Path, group: Any, name: str) -> Any:
     """Return an attribute after checking its size: HDF5 would allocate whatever the file claims."""
     entry = group.attrs.get_id(name)
+    empty = 0 in (entry.shape or ())  # Keras writes an empty list of names as numbers
+    if not empty and h5py.check_string_dtype(entry.dtype) is None:  # HDF5 could be busy for ever with a nested type
+        raise damaged(path, f"an attribute {name} that is no text")
     if math.prod(entry.shape or ()) * entry.dtype.itemsize > LARGEST_ATTRIBUTE:
         raise damaged(path, f"an attribute {name} of {entry.shape} times {entry.dtype.itemsize} bytes")
     return group.attrs[name]
