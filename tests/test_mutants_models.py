@@ -55,7 +55,7 @@ MODELS = [
            fingerprint("vgg16-eval")),
     Mutant("bgr-ignored", NETWORK, "Normalize(mean, std, bgr=bgr)", "Normalize(mean, std)",
            fingerprint(f"{SHORT} bgr=True-eval")),
-    Mutant("grey-normalised-as-red", NETWORK, "(sum(IMAGENET_MEAN) / 3,)", "(IMAGENET_MEAN[0],)",
+    Mutant("grey-normalised-as-red", NETWORK, "else (sum(values) / 3,) for values", "else (values[0],) for values",
            fingerprint("vgg16 channels=1 size=32-eval")),
     Mutant("stride-in-the-other-convolution", RESNET, '(stride, 1) if d.stride_in == "1x1"',
            '(stride, 1) if d.stride_in == "3x3"', fingerprint("resnet50-eval")),
