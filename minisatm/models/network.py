@@ -85,13 +85,10 @@ class Network(Module):
     def as_function(self) -> Callable[[Array], tuple[Array, Callable[[Array], Array]]]:
         """This network in eval mode as a function of arrays, for other libraries: images -> (logits, vjp).
 
-        vjp(g) is the gradient of <g, logits> with respect to the images (N, size, size, channels) in [0, 1]. Those
-        libraries compute in float64 or float32 as they like: the images take the dtype of the weights here.
+        vjp(g) is the gradient of <g, logits> with respect to the images (N, size, size, channels) in [0, 1].
         """
 
         def function(x: Array) -> tuple[Array, Callable[[Array], Array]]:
-            if x.dtype.kind == "f":
-                x = x.astype(getattr(self, self.top).weight.dtype, copy=False)
             with self.mode(False):
                 return self.logits_and_vjp(x)
 

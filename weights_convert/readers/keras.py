@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 import tempfile
 from pathlib import Path
@@ -97,12 +98,18 @@ def short(layer: str, names: list[str]) -> list[str]:
 def text_in(path: Path, groups: tuple[Any, ...], name: str) -> str:
     """Return the text in the first group's attribute of this name, "" if no group has one.
 
-    Keras writes texts of a fixed length. HDF5 can be busy for ever with one of variable length in a damaged file.
+    HDF5 can be busy for ever with a text of variable length in a file that has no place for such texts.
     """
     for group in groups:
-        if name in group.attrs and group.attrs.get_id(name).dtype.kind == "S":
+        if name in group.attrs and (group.attrs.get_id(name).dtype.kind == "S" or has_heap(path)):
             return text(attribute(path, group, name)).strip()
     return ""
+
+
+def has_heap(path: Path) -> bool:
+    """Does the file have a global heap, where HDF5 keeps texts of variable length?"""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"GCOL") >= 0
 
 
 def attribute(path: Path, group: Any, name: str) -> Any:
