@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import re
 import tempfile
 from pathlib import Path
@@ -98,18 +97,24 @@ def short(layer: str, names: list[str]) -> list[str]:
 def text_in(path: Path, groups: tuple[Any, ...], name: str) -> str:
     """Return the text in the first group's attribute of this name, "" if no group has one.
 
-    HDF5 can be busy for ever with a text of variable length in a file that has no place for such texts.
+    HDF5 can be busy for ever with a damaged text of variable length, so one is read only where it may say something.
     """
     for group in groups:
-        if name in group.attrs and (group.attrs.get_id(name).dtype.kind == "S" or has_heap(path)):
+        if name in group.attrs and (group.attrs.get_id(name).dtype.kind == "S" or may_be_theano(path)):
             return text(attribute(path, group, name)).strip()
     return ""
 
 
-def has_heap(path: Path) -> bool:
-    """Does the file have a global heap, where HDF5 keeps texts of variable length?"""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b"GCOL") >= 0
+def may_be_theano(path: Path) -> bool:
+    """Does a word stand in the file that only files of Theano's order or of Keras 1 (its weights end in _W) have?"""
+    words = (b"theano", b"Theano", b"channels_first", b"dim_ordering", b"data_format", b"_W")
+    before = b""
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            if any(word in before + part for word in words):
+                return True
+            before = part[-20:]
+    return False
 
 
 def attribute(path: Path, group: Any, name: str) -> Any:
