@@ -101,9 +101,6 @@ def test_the_twins_answer_alike(double, single):
     assert np.median(g[g > 0]) > 1e-6 and (g > 0).mean() > 0.5
 
 
-# --- Foolbox, in float64 ------------------------------------------------------------------------------------------
-
-
 def of_foolbox(foolbox, twins, attack, epsilon=None, y=None):
     model = foolbox.PyTorchModel(twins.theirs, bounds=(0, 1), device="cpu")
     labels = twins.ty if y is None else torch.from_numpy(y)
@@ -197,9 +194,6 @@ def test_carlini_wagner_on_mnist(foolbox, data_dir, tmp_path):
     assert length(moved - x).mean() <= 1.02 * length(theirs - x).mean()
 
 
-# --- torchattacks, in float32 -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("epsilon, steps", [(16 / 256, 1), (16 / 256, 10), (0.3, 10)])
 def test_torchattacks_linf(torchattacks, double, epsilon, steps):
     t, own, options = double, dict(epsilon=epsilon, steps=steps), dict(eps=epsilon, alpha=epsilon / 4, steps=steps)
@@ -272,9 +266,6 @@ def test_torchattacks_carlini_wagner_masks_with_0(torchattacks):
         assert t.fooled(theirs).mean() == found
         ours = attacks.carlini_wagner_l2(torch_lenet.as_function(model), t.x, t.y, steps=60, search_steps=4, c=1.0)
         assert t.fooled(ours).all()
-
-
-# --- ART, on a minisatm network through as_function() ----------------------------------------------------------------
 
 
 def test_art_drives_a_minisatm_network(art, single):
@@ -378,9 +369,6 @@ def test_foolbox_decides_on_a_minisatm_network(foolbox, single):
     attack = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
     _, (moved,), fooled = attack(model, t.x, t.y, epsilons=[None])
     assert fooled.any() and np.array_equal(fooled[0], t.fooled(np.asarray(moved, np.float32)))
-
-
-# --- our attacks on a PyTorch model ------------------------------------------------------------------------------
 
 
 SHORT = {"deepfool": {"steps": 10}, "square": {"steps": 20}, "carlini_wagner_l2": {"steps": 10, "search_steps": 3}}
